@@ -1,0 +1,87 @@
+"""The errors that cross module borders, by whose fault they are.
+
+An error is raised where the fact is known and carries it in its message; the HTTP edge
+(`http/failure.py`) alone decides status and body. A message never holds a secret, a token, a key
+or a value that a caller sent: name the field instead.
+"""
+
+
+class UndercroftError(Exception):
+    """Base of every error that a client may be told about. `message` goes into `errors[0]`."""
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidRequest(UndercroftError):
+    """The caller sent something that cannot be served: 400."""
+
+
+class PermissionDenied(UndercroftError):
+    """No token, a bad token, or a policy that does not allow it: 403."""
+
+    def __init__(self, message: str = "permission denied", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+
+
+class NotFound(UndercroftError):
+    """Nothing there: 404. With an empty message the body is `{"errors": []}` (convention 02)."""
+
+
+class UnsupportedPath(NotFound):
+    """No route has this path: 404."""
+
+    def __init__(self, message: str = "unsupported path", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+
+
+class UnsupportedOperation(UndercroftError):
+    """The path exists, the verb does not: 405."""
+
+    def __init__(self, message: str = "unsupported operation", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+
+
+class TooLarge(UndercroftError):
+    """The request's body is over the limit: 413."""
+
+
+class UnsupportedMediaType(UndercroftError):
+    """PATCH without `application/merge-patch+json`: 415."""
+
+
+class Sealed(UndercroftError):
+    """The barrier is closed: 503."""
+
+    def __init__(self, message: str = "Vault is sealed", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+
+
+class Unavailable(UndercroftError):
+    """Nothing was applied; the caller may try again after `retry_after_seconds`: 503."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageFull(UndercroftError):
+    """The disk, or the quota on it, is full; nothing was applied: 507."""
+
+
+class StorageFailed(UndercroftError):
+    """The store can no longer promise durability (an fsync failed): no write is taken any more."""
+
+
+class Corrupt(UndercroftError):
+    """A stored entry does not authenticate or does not parse: 500, never served."""
+
+
+class Internal(UndercroftError):
+    """Our own fault: 500 with a fixed text; the cause goes to the log."""
+
+
+class ReadOnly(Exception):  # control flow, not a failure
+    """A handler wrote through a read-only view: run the request one hop up (DESIGN idea 2)."""
