@@ -14,9 +14,15 @@ from undercroft.request.model import Operation, Request, Response
 from undercroft.storage.view import Snapshot, Space
 
 if TYPE_CHECKING:
+    from undercroft.barrier.seal import SealManager
+    from undercroft.config import Settings
+    from undercroft.node.state import NodeState
+    from undercroft.observe.metrics import Metrics
     from undercroft.request.acl import Acl
-    from undercroft.request.mounts import Mount
-    from undercroft.request.tokens import TokenEntry
+    from undercroft.request.audit import Auditor
+    from undercroft.request.mounts import Mount, MountTable
+    from undercroft.request.policies import PolicyStore
+    from undercroft.request.tokens import TokenEntry, TokenStore
 
 
 class Kind(Enum):
@@ -56,18 +62,19 @@ class Caller:
 class Services:
     """What the node lends to system handlers; engines that need none of it never look.
 
-    `mounts`, `tokens`, `policies`, `seal`, `audit`, `metrics`, `settings` are filled by the node
-    that runs the pipeline; see their modules.
+    Filled by the process that runs the pipeline. `state` is replaced whole when the writer pushes
+    a new one, so read it afresh in every call.
     """
 
-    settings: Any = None
-    mounts: Any = None
-    tokens: Any = None
-    policies: Any = None
-    seal: Any = None
-    audit: Any = None
-    metrics: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    settings: "Settings"
+    state: "NodeState"
+    mounts: "MountTable"
+    tokens: "TokenStore"
+    policies: "PolicyStore"
+    metrics: "Metrics"
+    audit: "Auditor"
+    seal: "SealManager | None" = None  # in the writer only
+    engines: Mapping[str, "Engine"] = field(default_factory=dict)
 
 
 @dataclass

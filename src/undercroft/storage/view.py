@@ -6,7 +6,7 @@ of operations of the request's log record. Both answer alike, so a handler never
 writing through a snapshot raises ReadOnly, and the request moves up one hop (DESIGN idea 2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import lmdb
@@ -165,6 +165,8 @@ class Transaction(Snapshot):
         super().__init__(txn, meta, keyring, decoded)
         self.writes: dict[bytes, bytes | None] = {}
         self.expiries: dict[bytes, int] = {}  # of the records in `writes` that expire
+        # What must happen in this process once, and only if, the commit stands (unseal, seal).
+        self.after_commit: list[Callable[[], None]] = []
 
     def __exit__(self, *_: object) -> None:
         """The batch owns the LMDB transaction; leaving one request's view ends nothing."""
@@ -187,6 +189,10 @@ class Transaction(Snapshot):
         if not any(k.startswith(prefix) for k in self.writes):
             return super()._children(prefix)
         return {_first_segment(k, len(prefix)) for k in self.keys(prefix)}
+
+    def use_keyring(self, keyring: Keyring) -> None:
+        """Write and read under a keyring that the commit itself brings about (init, rotate)."""
+        self._keyring = keyring
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         self.writes[key] = seal_record(self._keyring, key, value, expires_ms)

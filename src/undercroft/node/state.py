@@ -1,0 +1,31 @@
+"""What every process of a node knows about the node: pushed by the writer, replaced whole."""
+
+import msgspec
+
+
+class UnsealProgress(msgspec.Struct, frozen=True):
+    """How far an unseal with key shares has come; `nonce` names the attempt."""
+
+    progress: int = 0
+    nonce: str = ""
+
+
+class NodeState(msgspec.Struct, frozen=True):
+    """Facts for health, seal-status and leader. No secret is in here."""
+
+    initialized: bool = False
+    sealed: bool = True
+    seal_type: str = "shamir"
+    shares: int = 0
+    threshold: int = 0
+    unseal: UnsealProgress = UnsealProgress()
+    migration: bool = False
+    recovery_seal: bool = False
+    storage_type: str = "lmdb"
+    cluster_name: str = ""  # empty while sealed
+    cluster_id: str = ""
+    api_addr: str = ""
+    cluster_addr: str = ""
+    active_since_ms: int = 0
+    started_ms: int = 0
+    last_wal: int = 0
