@@ -275,11 +275,11 @@ class Writer:
 
     # seal
 
-    def unsealed(self, keyring: Keyring) -> None:
-        """The seal has opened, or the keyring has changed."""
+    def unsealed(self, keyring: Keyring, **facts: Any) -> None:
+        """The seal has opened, or the keyring has changed; `facts` are fields of the state."""
         self.store.set_keyring(keyring)
         self._offers_allowed = False
-        self.publish(sealed=False)
+        self.publish_seal(sealed=False, active_since_ms=self._clock_ms(), **facts)
 
     def sealed(self) -> None:
         """Drop the keyring here and everywhere; answers wait until every worker has confirmed."""
@@ -288,7 +288,7 @@ class Writer:
         self.services.mounts.forget()
         self.services.policies.forget()
         self._undropped = set(self.links)
-        self.publish(sealed=True)
+        self.publish_seal(sealed=True, cluster_name="", cluster_id="")
 
     def _take_offer(self, serialized: bytes) -> None:
         """After a crash of the writer: the workers of this node still hold the keyring."""
@@ -308,6 +308,13 @@ class Writer:
             if not self._undropped:
                 held, self._held = self._held, []
                 self._answer(held)
+
+    def publish_seal(self, **changes: Any) -> None:
+        """The same, with what the seal says of itself (shares, threshold, unseal progress)."""
+        seal = self.services.seal
+        assert seal is not None
+        with self.store.snapshot() as view:
+            self.publish(**seal.status(view), **changes)
 
     def publish(self, **changes: Any) -> None:
         """Tell every worker the new state."""
