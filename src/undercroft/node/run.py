@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import gc
-import json
-import os
 import signal
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +72,6 @@ class Node:
     writer_path: str
     started_ms: int
     dev: DevOptions | None
-    ready_pipe: int = -1  # where the writer tells the supervisor what -dev prints
 
 
 def build_services(node: Node) -> Services:
@@ -150,7 +146,7 @@ async def _writer(node: Node) -> None:
     )
     services.seal = seal
     writer.publish_seal()
-    if node.dev is not None:
+    if node.dev is not None and not services.state.initialized:
         _initialize_dev(node, writer, seal)
     else:
         with store.snapshot() as view:
@@ -191,7 +187,8 @@ def _initialize_dev(node: Node, writer: Writer, seal: SealManager) -> None:
     with writer.store.snapshot() as view:
         keyring = seal.unseal_with(view, key)
     _on_unsealed(writer, keyring)
-    os.write(node.ready_pipe, json.dumps([key, token]).encode() + b"\n")
+    assert node.dev is not None
+    node.dev.on_ready(key, token)
 
 
 # a worker's process
@@ -269,7 +266,6 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
         count = worker_count(settings)
         listeners = [(ls, _listen(ls.address, count)) for ls in settings.listeners]
         writer_socket, writer_path = listen_unix(directory, SOCKET_NAME)
-        reader, ready_pipe = os.pipe() if dev is not None else (-1, -1)
         node = Node(
             settings,
             directory,
@@ -280,7 +276,6 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
             writer_path,
             time.time_ns() // 1_000_000,
             dev,
-            ready_pipe,
         )
         children = [Child("writer", lambda: writer_main(node))]
         for index in range(count):
@@ -293,15 +288,7 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
             storage=settings.storage.type,
         )
         supervisor = Supervisor(children, lambda: logs.reload(settings), node.metrics)
-        if dev is not None:
-            threading.Thread(target=_announce, args=(reader, dev), daemon=True).start()
         return supervisor.run()
-
-
-def _announce(reader: int, dev: DevOptions) -> None:
-    with os.fdopen(reader) as pipe:
-        key, token = json.loads(pipe.readline())
-    dev.on_ready(key, token)
 
 
 def _listen(address: str, count: int) -> list[socket.socket]:

@@ -32,7 +32,7 @@ from undercroft.request.wrapping import wrap
 from undercroft.storage.keys import SYSTEM
 from undercroft.storage.view import Snapshot, Transaction
 
-# Conv 14: clients match the substring; the long form says that a policy, not the token, is at fault.
+# Convention 14: clients match the substring; the long form says that a policy is at fault.
 _DENIED: Final = "1 error occurred:\n\t* permission denied\n\n"
 _WRITES: Final = (Operation.CREATE, Operation.UPDATE)
 # Serves the few sys/ routes that answer before there is a mount table.

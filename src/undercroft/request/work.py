@@ -18,7 +18,7 @@ SLICE: Final = 500  # entries touched per transaction: a few milliseconds
 _PURGE: Final = "purge/"  # + mount id: delete every entry of an unmounted engine
 _REVOKE: Final = "revoke-mount/"  # + auth mount path: revoke every token it issued
 
-TOKEN_WORK: Final = "revoke/"  # the token store's own: descendants of a revoked token
+DESCENDANTS: Final = "revoke/"  # the token store's own: descendants of a revoked token
 
 
 def enqueue_purge(view: Snapshot, mount_id: bytes) -> None:
@@ -34,7 +34,7 @@ def has_work(view: Snapshot) -> bool:
     """Whether any job is waiting; cheap enough to be asked twice a second."""
     return any(
         next(view.keys(LOCAL + QUEUE + prefix.encode()), None) is not None
-        for prefix in (_PURGE, _REVOKE, TOKEN_WORK)
+        for prefix in (_PURGE, _REVOKE, DESCENDANTS)
     )
 
 
