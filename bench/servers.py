@@ -1,7 +1,7 @@
 """Start the two servers that are compared, each on a directory of its own.
 
-TLS and the file audit are on or off for both. Both get durable storage (OpenBao: raft, its only durable one), one key share, KV v2 at `secret/`,
-KV v1 at `kv1/` and a user's token bound to a policy.
+Both get durable storage (OpenBao: raft, its only durable one), one key share, KV v2 at `secret/`,
+KV v1 at `kv1/` and a token bound to a policy; TLS and the file audit are on or off for both.
 """
 
 import contextlib
