@@ -166,7 +166,7 @@ def convert(field: Field, value: Any) -> Any:
     """A decoded JSON value, or a text from query, path or form, as the field's kind."""
     try:
         return _CONVERTERS[field.kind](value, field.name)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, msgspec.MsgspecError):
         raise _wrong(field.name, field.kind.name.lower()) from None
     except InvalidRequest as error:
         raise InvalidRequest(f"Field validation failed: {error.message}") from None
@@ -241,7 +241,7 @@ def _strings(value: Any, name: str) -> dict[str, str]:
         else:
             value = dict(part.split("=", 1) for part in value.split(",") if part)
     if isinstance(value, list):  # ["k=v"]
-        value = dict(part.split("=", 1) for part in value)
+        value = dict(_string(part, name).split("=", 1) for part in value)
     if not isinstance(value, dict):
         raise TypeError
     return {key: _string(part, name) for key, part in value.items()}
