@@ -201,15 +201,17 @@ def worker_main(node: Node, index: int) -> None:
 async def _worker(node: Node, index: int) -> None:
     loop = asyncio.get_running_loop()
     stop = _stop_event(loop)
+    stopping = asyncio.ensure_future(stop.wait())
     services = build_services(node)
     worker = Worker(await _open_for_reading(node), services, node.writer_path)
-    await worker.link.connect()
-    await worker.ready.wait()
+    connecting = asyncio.ensure_future(worker.connect())
+    await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
     listeners = [
         Listener(settings, worker.serve, sockets[index]) for settings, sockets in node.listeners
     ]
-    for listener in listeners:
-        await listener.start()
+    if not stop.is_set():
+        for listener in listeners:
+            await listener.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, node, services, listeners)
     _settle_collector()
     await stop.wait()

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -67,8 +67,7 @@ class WriterLink(asyncio.Protocol):
                 await asyncio.sleep(0.02)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._decoder = Decoder(FromWriter)
         self.tell(Hello(os.getpid(), self._offer()))
 
@@ -133,7 +132,12 @@ class Worker:
         self._clock_ms = clock_ms
         self._new_id = request_ids()
         self._threads = ThreadPoolExecutor(_PREPARE_THREADS, "prepare")
-        self.ready = asyncio.Event()
+        self._ready = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Returns once the writer has told the node's state: before, nothing can be answered."""
+        await self.link.connect()
+        await self._ready.wait()
 
     # state
 
@@ -146,7 +150,7 @@ class Worker:
             self.services.mounts.forget()
             self.services.policies.forget()
             self.link.tell(Dropped(frame.serial))
-        self.ready.set()
+        self._ready.set()
 
     def _keyring_to_offer(self) -> bytes:
         keyring = self.store.keyring

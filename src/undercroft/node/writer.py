@@ -12,7 +12,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -61,7 +61,6 @@ class WorkerLink(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         raw = transport.get_extra_info("socket").getsockopt(
             socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
         )
@@ -69,7 +68,7 @@ class WorkerLink(asyncio.Protocol):
             log.error("refused a connection of another user on the writer's socket")
             transport.abort()
             return
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._writer.links.add(self)
 
     def data_received(self, data: bytes) -> None:
