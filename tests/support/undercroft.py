@@ -84,7 +84,7 @@ class Undercroft:
         tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         for pid in map(int, tasks.split()):
             name = Path(f"/proc/{pid}/comm").read_text().strip()
-            found[name] = pid
+            found[name.removeprefix("uc:")] = pid
         return found
 
     def kill(self) -> None:
@@ -199,15 +199,10 @@ def initialize(server: Undercroft, shares: int = 1) -> None:
     server.unseal()
 
 
-@contextlib.contextmanager
-def restarted(server: Undercroft, directory: Path) -> Iterator[Undercroft]:
-    """The same data and port again, after `kill` or `stop`; unsealed."""
+def restart(server: Undercroft, directory: Path) -> None:
+    """The same data, port and keys again, after `kill` or `stop`; unsealed."""
     config = directory / "undercroft.hcl"
-    again = start([f"-config={config}"], directory, server.client.port, server.client.token)
-    again.keys = server.keys
-    try:
-        until(lambda: again.client.request("GET", "sys/seal-status").status == 200, again)
-        again.unseal()
-        yield again
-    finally:
-        again.kill()
+    again = start([f"-config={config}"], directory, server.client.port)
+    server.process = again.process
+    until(lambda: server.client.request("GET", "sys/seal-status").status == 200, server)
+    server.unseal()

@@ -161,6 +161,7 @@ def _child_main(child: Child) -> NoReturn:
         die_with_parent()
         harden()
         logs.set_process(child.name)
+        Path("/proc/self/comm").write_text(f"uc:{child.name}")  # what ps and top show
         child.main()
         code = 0
     except BaseException as error:
