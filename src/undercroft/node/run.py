@@ -41,7 +41,7 @@ from undercroft.observe.metrics import Metrics
 from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
 from undercroft.request.policies import PolicyStore
-from undercroft.request.tokens import TokenStore
+from undercroft.request.tokens import Limits, TokenStore
 from undercroft.storage.keys import OWN, SYSTEM
 from undercroft.storage.store import Store
 from undercroft.storage.view import Space, Transaction
@@ -88,7 +88,7 @@ def build_services(node: Node) -> Services:
         settings=settings,
         state=state,
         mounts=MountTable(),
-        tokens=TokenStore(),
+        tokens=TokenStore(Limits(settings.default_lease_ttl, settings.max_lease_ttl)),
         policies=PolicyStore(),
         metrics=node.metrics,
         audit=Auditor(settings.audit),

@@ -254,10 +254,10 @@ class Writer:
 
         def slice_of_work(tx: Transaction, now: int) -> None:
             nonlocal more
-            more = work(tx, self.services, now)
+            more = work(tx, self.services)
 
         with self.store.snapshot() as view:
-            waiting = has_work(view)
+            waiting = has_work(view, self.services)
         if waiting:
             self.commit_internal(slice_of_work)
         seal = self.services.seal
@@ -266,10 +266,10 @@ class Writer:
         return len(due) == _REAP_MAX or more
 
     def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
+        tokens = [key for key in due if key[1:HEAD_BYTES] == TOKENS]
+        self.services.tokens.reap(tx, tokens, now_ms)
         for key in due:
-            if key[1:HEAD_BYTES] == TOKENS:
-                self.services.tokens.reap(tx, key, now_ms)
-            else:
+            if key[1:HEAD_BYTES] != TOKENS:
                 tx.delete(key)
 
     # seal

@@ -25,7 +25,7 @@ from undercroft.errors import (
 )
 from undercroft.request.acl import Acl
 from undercroft.request.dispatch import Match, Routes, decode_body, lowered, parse_fields
-from undercroft.request.model import Operation, Request, Response
+from undercroft.request.model import Auth, Operation, Request, Response
 from undercroft.request.mounts import Mount
 from undercroft.request.tokens import TokenEntry
 from undercroft.request.wrapping import wrap
@@ -82,7 +82,8 @@ class Pipeline:
         admitted = self._admitted(request, view, now_ms, found, mount, caller)
         self._authorise(admitted, caller)
         if caller.token.num_uses:
-            self.services.tokens.use(view, caller.token, now_ms)
+            used = self.services.tokens.use(view, caller.token, now_ms)
+            admitted.call.caller = Caller(used, caller.acl)
         return admitted
 
     def _admit_sealed(
@@ -181,25 +182,25 @@ class Pipeline:
         if response is None:
             return Response(status=204)
         if response.auth is not None and not response.auth.client_token:
-            self._issue(call, response)
+            self._issue(call, response, response.auth)
         if admitted.warnings and response.status != 204:
             response.warnings = [*(response.warnings or []), *admitted.warnings]
         if call.request.wrap_ttl_seconds and _wrappable(response):
             return self._wrap(call, response)
         return response
 
-    def _issue(self, call: Call, response: Response) -> None:
-        auth = response.auth
-        assert auth is not None
-        self.services.tokens.issue(
+    def _issue(self, call: Call, response: Response, auth: Auth) -> None:
+        """The token of a login, in the login's own transaction."""
+        warnings = self.services.tokens.issue(
             call.view,
             auth,
             call.mount,
             call.now_ms,
             path=call.request.path,
-            parent=None,
-            settings=self.services.settings,
+            remote_address=call.request.remote_address,
         )
+        for text in warnings:
+            response.warn(text)
 
     def _wrap(self, call: Call, response: Response) -> Response:
         request = call.request
