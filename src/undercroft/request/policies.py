@@ -21,6 +21,7 @@ from undercroft.storage.view import Snapshot, Space
 __all__ = ["PolicyStore", "StoredPolicy", "check_policy_names"]
 
 NAME_BYTES_MAX: Final = 512
+TEXT_BYTES_MAX: Final = 256 * 1024  # parsed in the writer: at worst a quarter of a second
 _PREFIX: Final = "policies/acl/"
 _ACLS_MAX: Final = 4096  # sets of policy names; a set is some kilobytes
 _PARSED_MAX: Final = 1024
@@ -97,6 +98,8 @@ class PolicyStore:
         old = self.get(view, name) or StoredPolicy(name, "")
         required = old.cas_required if cas_required is None else cas_required
         _check_version(old, cas, required)
+        if len(text.encode(errors="replace")) > TEXT_BYTES_MAX:
+            raise InvalidRequest(f"the policy is longer than {TEXT_BYTES_MAX} bytes")
         parse_policy(name, text)
         new = StoredPolicy(name, text, now_ms, old.version + 1, required)
         _space(view).write(_PREFIX + name, new)
