@@ -122,7 +122,9 @@ def test_a_prefix_needs_no_more_than_itself() -> None:
 def test_capabilities_of_one_pattern_add_up_and_deny_is_all_that_remains() -> None:
     assert acl(rules({"a": "read"}), rules({"a": "list"})).capabilities("a") == ["list", "read"]
     for texts in (("read", "deny", "list"), ("deny", "read"), ("read deny",)):
-        assert acl(*(rules({"a": text}) for text in texts)).capabilities("a") == ["deny"]
+        merged = acl(*(rules({"a": text}) for text in texts))
+        assert merged.capabilities("a") == ["deny"]
+        assert not any(merged.allows(operation, "a") for operation in (READ, LIST))
 
 
 def test_a_rule_without_capabilities_hides_wider_ones() -> None:

@@ -160,6 +160,7 @@ BROKEN = [
     "\ufeffx = 1",
     "x = 1 \0",
     'x = "\0"',
+    'x = "\ud800"',
 ]
 
 
@@ -291,6 +292,10 @@ def test_threat_aud_07_a_broken_text_is_not_echoed(text: str) -> None:
         parse(text)
     assert CANARY not in str(caught.value)
     assert CANARY not in caught.value.message + repr(caught.value)
+
+
+def test_a_repr_shows_no_value() -> None:
+    assert CANARY not in repr(parse(f'a = "{CANARY}" b "c" {{ d = ["{CANARY}"] }}'))
 
 
 @given(st.text(alphabet='ab=1"{}[],<\n#/*\\$x0.-e _éE:'))
