@@ -10,8 +10,8 @@ from undercroft.errors import (
     PermissionDenied,
     Sealed,
     StorageFull,
-    UndercroftError,
     Unavailable,
+    UndercroftError,
 )
 from undercroft.node.frames import (
     Answer,
