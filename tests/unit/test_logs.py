@@ -87,7 +87,7 @@ def test_threat_aud_08_a_foreign_exception_shows_type_and_place_not_its_text(fil
     try:
         raise ValueError(CANARY)
     except ValueError as error:
-        logs.get_logger("core").failure("it broke", error)
+        logs.get_logger("core").exception("it broke", error)
     line = file.read_text()
     assert "[ERROR] core: it broke: error=ValueError at=" in line
     assert "test_logs:" in line
@@ -95,7 +95,7 @@ def test_threat_aud_08_a_foreign_exception_shows_type_and_place_not_its_text(fil
 
 
 def test_an_exception_of_ours_shows_its_text(file: Path) -> None:
-    logs.get_logger("core").failure("refused", InvalidRequest("the field x is missing"))
+    logs.get_logger("core").exception("refused", InvalidRequest("the field x is missing"))
     assert 'error=InvalidRequest reason="the field x is missing"' in file.read_text()
 
 
@@ -153,7 +153,7 @@ def test_unknown_level_and_format_are_refused(bad: dict[str, str]) -> None:
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     script = (
         "import sys; from undercroft.observe import logs;"
-        "logs.configure('info', 'json', sys.argv[1], process=sys.argv[2]);"
+        "logs.configure('info', 'json', sys.argv[1]); logs.set_process(sys.argv[2]);"
         "log = logs.get_logger('core');"
         "[log.info('m', text='x' * 5000, n=n) for n in range(200)]"
     )
@@ -164,6 +164,6 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     ]
     assert [child.wait() for child in children] == [0, 0, 0]
     seen = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {(line["process"], line["n"]) for line in seen} == {
-        (f"p{i}", n) for i in range(3) for n in range(200)
+    assert {(line["@module"], line["n"]) for line in seen} == {
+        (f"p{i}.core", n) for i in range(3) for n in range(200)
     }

@@ -19,9 +19,12 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from undercroft.errors import UndercroftError
+
+if TYPE_CHECKING:
+    from undercroft.config import Settings
 
 Field: TypeAlias = str | int | float | bool
 
@@ -70,7 +73,7 @@ class Log:
     def error(self, message: str, **fields: Field) -> None:
         self._emit(logging.ERROR, message, fields)
 
-    def failure(self, message: str, error: BaseException, **fields: Field) -> None:
+    def exception(self, message: str, error: BaseException, **fields: Field) -> None:
         """An unexpected exception, at level error, with its type and where it came from."""
         self._emit(logging.ERROR, message, {**fields, **describe(error)})
 
@@ -84,19 +87,17 @@ def get_logger(name: str) -> Log:
     return Log(logging.getLogger(f"{_TREE}.{name}"))
 
 
-def configure(
-    level: str = "info", style: str = "standard", file: str = "", *, process: str = ""
-) -> None:
-    """Log to standard error, and to `file` (0600) as well. Called once by each process.
+def configure(level: str = "info", style: str = "standard", file: str = "") -> None:
+    """Log to standard error, and to `file` (0600) as well. Children inherit it when forked.
 
-    `style` is one of FORMATS. `process` (`worker-1`, `writer`) becomes a field of every line.
-    Raises OSError if the file cannot be opened, ValueError for an unknown level or style.
+    `style` is one of FORMATS. Raises OSError if the file cannot be opened, ValueError for an
+    unknown level or style.
     """
     if level not in LEVELS or style not in FORMATS:
         raise ValueError(f"log level: {', '.join(LEVELS)}; log format: {', '.join(FORMATS)}")
-    handler = _Handler(RENDERERS[style], file, process)
+    handler = _Handler(RENDERERS[style], file)
     root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h, _Handler)]:
+    for old in _handlers():
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
@@ -104,16 +105,40 @@ def configure(
     set_level(level)
 
 
+def set_process(name: str) -> None:
+    """Name this process (`writer`, `worker-1`); `core: …` becomes `writer.core: …`."""
+    for handler in _handlers():
+        handler.process = name
+
+
 def set_level(level: str) -> None:
-    """Change the level of this process (SIGHUP)."""
+    """Change the level of this process."""
     logging.getLogger(_TREE).setLevel(LEVELS[level])
 
 
 def reopen() -> None:
-    """Open the log file anew, after something moved the old one away (SIGHUP)."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Handler):
-            handler.reopen()
+    """Open the log file anew, after something moved the old one away."""
+    for handler in _handlers():
+        handler.reopen()
+
+
+def reload(settings: "Settings") -> None:
+    """SIGHUP: the log file anew, and the level that the configuration says now.
+
+    A configuration that cannot be read any more is logged, and the level stays.
+    """
+    from undercroft.config import load_again  # here, as `config` is not needed to log
+
+    log = get_logger("core")
+    try:
+        reopen()
+        set_level(load_again(settings).settings.log_level)
+    except (UndercroftError, OSError) as error:
+        log.exception("the configuration was not reloaded", error)
+
+
+def _handlers() -> "list[_Handler]":
+    return [h for h in logging.getLogger().handlers if isinstance(h, _Handler)]
 
 
 def describe(error: BaseException) -> dict[str, Field]:
@@ -224,15 +249,15 @@ def _code(character: str) -> str:
 class _Handler(logging.Handler):
     """Renders records and writes each with one call, to standard error and the log file."""
 
-    def __init__(self, render: Renderer, file: str, process: str) -> None:
+    def __init__(self, render: Renderer, file: str) -> None:
         super().__init__()
+        self.process = ""
         self._render = render
         self._file = file
-        self._process = process
         self._fd = _open(file) if file else -1
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, object] = {"process": self._process} if self._process else {}
+        fields: dict[str, object] = {}
         own = getattr(record, "fields", None)
         if own is not None:
             name, message = record.name.removeprefix(_TREE + "."), record.msg
@@ -241,6 +266,8 @@ class _Handler(logging.Handler):
             name, message = record.name, _FOREIGN_END.split(str(record.msg), maxsplit=1)[0].strip()
             if record.exc_info and record.exc_info[1] is not None:
                 fields.update(describe(record.exc_info[1]))
+        if self.process and self.process != name:
+            name = f"{self.process}.{name}"
         line = self._render(record.created, record.levelno, name, message, fields)
         data = line.encode("utf-8", "backslashreplace")[: LINE_BYTES_MAX - 1] + b"\n"
         for fd in (2, self._fd):
