@@ -1,0 +1,137 @@
+"""The frames between the processes of a node: what a worker and the writer tell each other.
+
+Each frame is a 4-byte big-endian length and a MessagePack array whose first element names its type.
+Sans I/O: bytes in, frames out.
+"""
+
+from struct import Struct
+from typing import Any, Final
+
+import msgspec
+
+from undercroft.errors import Internal, Unavailable, UndercroftError
+from undercroft.node.state import NodeState
+from undercroft.request.model import Request, Response
+
+FRAME_BYTES_MAX: Final = 256 * 1024 * 1024  # a 32 MiB body, and an answer that carries it
+_LENGTH: Final = Struct(">I")
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A worker's first frame. `keyring`, serialised, is what it held when the last writer died."""
+
+    pid: int
+    keyring: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<Hello pid={self.pid}>"
+
+
+class Execute(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Run this request in a transaction. `prepared` is MessagePack of what its prepare returned."""
+
+    id: int
+    request: Request
+    prepared: bytes = b"\xc0"  # nil
+
+    def __repr__(self) -> str:
+        return f"<Execute {self.id} {self.request!r}>"
+
+
+class Dropped(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The worker holds no keyring any more (answer to a State without one)."""
+
+    serial: int
+
+
+class State(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The node's state and keyring, whenever either changes; without keyring: drop yours."""
+
+    serial: int
+    state: NodeState
+    keyring: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<State {self.serial} sealed={self.state.sealed}>"
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """What became of an Execute. `data` is `Response.data` as JSON; `error` replaces both."""
+
+    id: int
+    response: Response | None = None
+    data: bytes = b""
+    error: "Failure | None" = None
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.id}>"
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An error type of `errors.py` on its way between processes."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    retry_after_seconds: int = 1
+
+
+FromWorker = Hello | Execute | Dropped
+FromWriter = State | Answer
+
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def encode(frame: FromWorker | FromWriter) -> bytes:
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Cuts a byte stream into frames of one direction. Any oddity is our own bug: ValueError."""
+
+    def __init__(self, kinds: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kinds).decode
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        buffer = self._buffer + data if self._buffer else data
+        frames, at, end = [], 0, len(buffer)
+        while end - at >= 4:
+            (size,) = _LENGTH.unpack_from(buffer, at)
+            if size > FRAME_BYTES_MAX:
+                raise ValueError("a frame is over the limit")
+            if end - at - 4 < size:
+                break
+            frames.append(self._decode(buffer[at + 4 : at + 4 + size]))
+            at += 4 + size
+        self._buffer = buffer[at:]
+        return frames
+
+
+def failure_of(error: UndercroftError) -> Failure:
+    return Failure(
+        type(error).__name__,
+        error.message,
+        error.hint,
+        error.retry_after_seconds if isinstance(error, Unavailable) else 1,
+    )
+
+
+def error_of(failure: Failure) -> UndercroftError:
+    kind = _KINDS.get(failure.kind, Internal)
+    if kind is Unavailable:
+        return Unavailable(
+            failure.message, retry_after_seconds=failure.retry_after_seconds, hint=failure.hint
+        )
+    return kind(failure.message, hint=failure.hint)
+
+
+def _all_kinds(base: type[UndercroftError]) -> dict[str, type[UndercroftError]]:
+    kinds = {base.__name__: base}
+    for sub in base.__subclasses__():
+        kinds |= _all_kinds(sub)
+    return kinds
+
+
+_KINDS: Final[dict[str, type[UndercroftError]]] = _all_kinds(UndercroftError)

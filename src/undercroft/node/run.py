@@ -1,0 +1,315 @@
+"""A node, put together: what the supervisor prepares and what each child process runs."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from undercroft import __version__
+from undercroft.barrier.keyring import Keyring
+from undercroft.barrier.seal import SealManager
+from undercroft.config import Listener as ListenerSettings
+from undercroft.config import Settings
+from undercroft.engines import registry
+from undercroft.engines.base import Services
+from undercroft.errors import InvalidRequest, UndercroftError
+from undercroft.http.listener import Listener
+from undercroft.node.state import NodeState
+from undercroft.node.supervisor import (
+    DRAIN_SECONDS,
+    Child,
+    Supervisor,
+    listen,
+    listen_unix,
+    worker_count,
+)
+from undercroft.node.worker import Worker
+from undercroft.node.writer import WorkerLink, Writer
+from undercroft.observe import logs
+from undercroft.observe.metrics import Metrics
+from undercroft.request.audit import Auditor
+from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
+from undercroft.request.policies import PolicyStore
+from undercroft.request.tokens import TokenStore
+from undercroft.storage.keys import OWN, SYSTEM
+from undercroft.storage.store import Store
+from undercroft.storage.view import Space, Transaction
+
+log = logs.get_logger("core")
+
+SOCKET_NAME: Final = "writer.sock"
+
+
+@dataclass
+class DevOptions:
+    """`server -dev`: one key share, unsealed, KV v2 at secret/."""
+
+    root_token: str = ""
+    on_ready: Callable[[str, str], None] = field(default=lambda key, token: None)
+
+
+@dataclass
+class Node:
+    """What the children inherit."""
+
+    settings: Settings
+    directory: Path
+    durable: bool
+    metrics: Metrics
+    listeners: list[tuple[ListenerSettings, list[socket.socket]]]
+    writer_socket: socket.socket
+    writer_path: str
+    started_ms: int
+    dev: DevOptions | None
+
+
+def build_services(node: Node) -> Services:
+    """The services of one process; every process has its own."""
+    settings = node.settings
+    state = NodeState(
+        seal_type=settings.seal.type,
+        storage_type="inmem" if not node.durable else "lmdb",
+        api_addr=settings.api_addr,
+        cluster_addr=settings.cluster_addr,
+        started_ms=node.started_ms,
+    )
+    return Services(
+        settings=settings,
+        state=state,
+        mounts=MountTable(),
+        tokens=TokenStore(),
+        policies=PolicyStore(),
+        metrics=node.metrics,
+        audit=Auditor(settings.audit),
+        engines=registry.ENGINES,
+    )
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """The cluster's own identity: never replicated, kept for good."""
+
+    id: str
+    name: str
+
+
+def bootstrap(node: Node, services: Services) -> Callable[[Transaction, int], str]:
+    """What a new cluster starts with, in the transaction of its initialisation.
+
+    Answers the root token.
+    """
+
+    def run_bootstrap(tx: Transaction, now_ms: int) -> str:
+        cluster_id = str(uuid.uuid4())
+        name = node.settings.cluster_name or f"undercroft-cluster-{cluster_id[:8]}"
+        Space(tx, OWN, SYSTEM).write("cluster", Cluster(cluster_id, name))
+        services.mounts.bootstrap(tx)
+        services.policies.bootstrap(tx, now_ms)
+        if node.dev is not None:
+            options = {"version": "2"}
+            secret = Mount(new_mount_id(), "secret/", "kv", new_accessor("kv"), options=options)
+            services.mounts.put(tx, secret)
+        root_id = node.dev.root_token if node.dev is not None else ""
+        return services.tokens.bootstrap(tx, now_ms, root_id)
+
+    return run_bootstrap
+
+
+# the writer's process
+
+
+def writer_main(node: Node) -> None:
+    uvloop.run(_writer(node))
+
+
+async def _writer(node: Node) -> None:
+    loop = asyncio.get_running_loop()
+    stop = _stop_event(loop)
+    services = build_services(node)
+    store = Store.open(node.directory, writable=True, durable=node.durable)
+    writer = Writer(store, services, loop)
+    seal = SealManager(
+        node.settings.seal,
+        on_unsealed=lambda keyring: _on_unsealed(writer, keyring),
+        on_sealed=writer.sealed,
+        bootstrap=bootstrap(node, services),
+    )
+    services.seal = seal
+    writer.publish_seal()
+    if node.dev is not None and not services.state.initialized:
+        _initialize_dev(node, writer, seal)
+    else:
+        with store.snapshot() as view:
+            keyring = seal.auto_unseal(view)
+        if keyring is not None:
+            _on_unsealed(writer, keyring)
+        else:
+            log.info("the server is sealed", initialized=services.state.initialized)
+    loop.add_signal_handler(signal.SIGHUP, _reload, node, services)
+    server = await loop.create_unix_server(lambda: WorkerLink(writer), sock=node.writer_socket)
+    writer.tick()
+    _settle_collector()
+    await stop.wait()
+    server.close()
+    store.close()
+
+
+def _on_unsealed(writer: Writer, keyring: Keyring) -> None:
+    """Who we are becomes readable with the keyring."""
+    writer.store.set_keyring(keyring)
+    with writer.store.snapshot() as view:
+        cluster = Space(view, OWN, SYSTEM).read("cluster", Cluster)
+    assert cluster is not None, "an initialised cluster has a name"
+    writer.unsealed(keyring, cluster_name=cluster.name, cluster_id=cluster.id)
+    writer.commit_internal(lambda tx, now_ms: writer.services.audit.ensure_salts(tx))
+    log.info("unsealed", cluster=cluster.name)
+
+
+def _initialize_dev(node: Node, writer: Writer, seal: SealManager) -> None:
+    result: list[tuple[str, str]] = []
+
+    def initialize(tx: Transaction, now_ms: int) -> None:
+        made = seal.initialize(tx, shares=1, threshold=1, now_ms=now_ms)
+        result.append((made.shares[0], made.root_token))
+
+    writer.commit_internal(initialize)
+    key, token = result[0]
+    with writer.store.snapshot() as view:
+        keyring = seal.unseal_with(view, key)
+    _on_unsealed(writer, keyring)
+    assert node.dev is not None
+    node.dev.on_ready(key, token)
+
+
+# a worker's process
+
+
+def worker_main(node: Node, index: int) -> None:
+    uvloop.run(_worker(node, index))
+
+
+async def _worker(node: Node, index: int) -> None:
+    loop = asyncio.get_running_loop()
+    stop = _stop_event(loop)
+    stopping = asyncio.ensure_future(stop.wait())
+    services = build_services(node)
+    worker = Worker(await _open_for_reading(node), services, node.writer_path)
+    connecting = asyncio.ensure_future(worker.connect())
+    await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    listeners = [
+        Listener(settings, worker.serve, sockets[index]) for settings, sockets in node.listeners
+    ]
+    if not stop.is_set():
+        for listener in listeners:
+            await listener.start()
+    loop.add_signal_handler(signal.SIGHUP, _reload, node, services, listeners)
+    _settle_collector()
+    await stop.wait()
+    await asyncio.gather(*(listener.drain(DRAIN_SECONDS) for listener in listeners))
+    worker.close()
+    worker.store.close()
+
+
+async def _open_for_reading(node: Node) -> Store:
+    """The writer creates the store; at the very first start it may be a moment behind."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return Store.open(node.directory, writable=False, durable=node.durable)
+        except UndercroftError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.01)
+
+
+# both
+
+
+def _stop_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Set by SIGTERM. SIGINT is the supervisor's: a terminal sends it to every process."""
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    return stop
+
+
+def _settle_collector() -> None:
+    """What exists now lives as long as the process: the collector need not walk it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def _reload(node: Node, services: Services, listeners: Sequence[Listener] = ()) -> None:
+    """SIGHUP: log level and log file, audit files, certificates."""
+    logs.reload(node.settings)
+    services.audit.reopen()
+    for listener in listeners:
+        listener.reload()
+
+
+# the supervisor's process
+
+
+def run(settings: Settings, dev: DevOptions | None = None) -> int:
+    """Run a server until SIGTERM; answers the exit code. Raises UndercroftError before it runs."""
+    durable = settings.storage.type != "inmem"
+    with _data_directory(settings, durable) as directory:
+        count = worker_count(settings)
+        listeners = [(ls, _listen(ls.address, count)) for ls in settings.listeners]
+        writer_socket, writer_path = listen_unix(directory, SOCKET_NAME)
+        node = Node(
+            settings,
+            directory,
+            durable,
+            Metrics(processes=count + 2),
+            listeners,
+            writer_socket,
+            writer_path,
+            time.time_ns() // 1_000_000,
+            dev,
+        )
+        children = [Child("writer", lambda: writer_main(node))]
+        for index in range(count):
+            children.append(Child(f"worker-{index}", partial(worker_main, node, index)))
+        log.info(
+            "starting",
+            version=__version__,
+            workers=count,
+            listeners=", ".join(ls.address for ls in settings.listeners),
+            storage=settings.storage.type,
+        )
+        supervisor = Supervisor(children, lambda: logs.reload(settings), node.metrics)
+        return supervisor.run()
+
+
+def _listen(address: str, count: int) -> list[socket.socket]:
+    try:
+        return listen(address, count)
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot listen on {address}: {error.strerror}",
+            hint="another server may be running there; choose another listener address",
+        ) from None
+
+
+@contextlib.contextmanager
+def _data_directory(settings: Settings, durable: bool) -> Iterator[Path]:
+    """The directory of the store, ours alone while this runs."""
+    if durable:
+        directory = Path(settings.storage.path)
+        with Store.lock(directory):
+            yield directory
+    else:
+        with Store.memory_directory() as directory:
+            yield directory

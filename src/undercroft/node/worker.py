@@ -1,0 +1,272 @@
+"""An API worker: answers every request that does not write, and sends the others to the writer.
+
+It opens the store read-only and keeps the keyring that the writer lends it. Each request is served
+over a snapshot of its own, synchronously; only what must be written (or prepared slowly) waits.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, cast
+
+import msgspec
+
+from undercroft.barrier.keyring import Keyring
+from undercroft.engines.base import Services
+from undercroft.errors import Internal, ReadOnly, Unavailable, UndercroftError
+from undercroft.http.encode import encode as encode_response
+from undercroft.http.failure import to_http as failure_to_http
+from undercroft.http.message import HttpRequest, HttpResponse
+from undercroft.http.vault import Redirect, request_ids, to_request
+from undercroft.node.frames import (
+    Answer,
+    Decoder,
+    Dropped,
+    Execute,
+    FromWriter,
+    Hello,
+    State,
+    encode,
+    error_of,
+)
+from undercroft.observe.logs import get_logger
+from undercroft.request.model import Request, Response
+from undercroft.request.pipeline import Admitted, Facts, Pipeline
+from undercroft.storage.store import Store
+
+log = get_logger("worker")
+
+IN_FLIGHT_MAX: Final = 4096  # requests of one worker at the writer: past it, 503
+_PREPARE_THREADS: Final = 4
+_encode_prepared: Final = msgspec.msgpack.Encoder().encode
+
+
+class WriterLink(asyncio.Protocol):
+    """The worker's connection to the writer: kept up for ever, reconnecting at once."""
+
+    def __init__(self, path: str, on_state: Callable[[State], None], offer: Callable[[], bytes]):
+        self._path = path
+        self._on_state = on_state
+        self._offer = offer
+        self._decoder = Decoder(FromWriter)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._next_id = 0
+        self._transport: asyncio.Transport | None = None
+        self._closing = False
+
+    async def connect(self) -> None:
+        """Returns once connected; the writer may just be starting."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            try:
+                await loop.create_unix_connection(lambda: self, self._path)
+                return
+            except OSError:
+                await asyncio.sleep(0.02)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._decoder = Decoder(FromWriter)
+        self.tell(Hello(os.getpid(), self._offer()))
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            if isinstance(frame, Answer):
+                future = self._waiting.pop(frame.id, None)
+                if future is not None and not future.done():
+                    future.set_result(frame)
+            else:
+                self._on_state(frame)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """What was sent may or may not have been committed: say so, never pretend."""
+        self._transport = None
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(
+                    Internal("the writer stopped before it answered: the outcome is unknown")
+                )
+        if not self._closing:
+            log.warn("lost the writer", requests_in_flight=len(waiting))
+            self._reconnecting = asyncio.ensure_future(self.connect())
+
+    def tell(self, frame: Hello | Dropped) -> None:
+        if self._transport is not None:
+            self._transport.write(encode(frame))
+
+    def execute(self, request: Request, prepared: bytes = b"\xc0") -> "asyncio.Future[Answer]":
+        """Raises Unavailable when the writer is not there or has too much to do."""
+        if self._transport is None:
+            raise Unavailable("the writer is starting; nothing was applied")
+        if len(self._waiting) >= IN_FLIGHT_MAX:
+            raise Unavailable("too many writes are waiting; nothing was applied")
+        self._next_id += 1
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[self._next_id] = future
+        self._transport.write(encode(Execute(self._next_id, request, prepared)))
+        return future
+
+    def close(self) -> None:
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Worker:
+    """`serve` is the App of the HTTP edge."""
+
+    def __init__(
+        self,
+        store: Store,
+        services: Services,
+        socket_path: str,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.store = store
+        self.services = services
+        self.pipeline = Pipeline(services)
+        self.link = WriterLink(socket_path, self._on_state, self._keyring_to_offer)
+        self._clock_ms = clock_ms
+        self._new_id = request_ids()
+        self._threads = ThreadPoolExecutor(_PREPARE_THREADS, "prepare")
+        self._ready = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Returns once the writer has told the node's state: before, nothing can be answered."""
+        await self.link.connect()
+        await self._ready.wait()
+
+    # state
+
+    def _on_state(self, frame: State) -> None:
+        self.services.state = frame.state
+        if frame.keyring:
+            self.store.set_keyring(Keyring.deserialize(frame.keyring))
+        else:
+            self.store.set_keyring(None)
+            self.services.mounts.forget()
+            self.services.policies.forget()
+            self.link.tell(Dropped(frame.serial))
+        self._ready.set()
+
+    def _keyring_to_offer(self) -> bytes:
+        keyring = self.store.keyring
+        return b"" if keyring is None else keyring.serialize()
+
+    # requests
+
+    def serve(self, http: HttpRequest) -> "HttpResponse | asyncio.Future[HttpResponse]":
+        """Answer at once when nothing must be written, else a future. Never raises."""
+        try:
+            request = to_request(http, self._new_id())
+        except Redirect as redirect:
+            return redirect.response
+        except UndercroftError as error:
+            return failure_to_http(error)
+        facts = Facts()
+        now_ms = self._clock_ms()
+        try:
+            return self._serve(request, facts, now_ms)
+        except ReadOnly:
+            return self._later(self._forward(request, facts, now_ms, b"\xc0"))
+        except UndercroftError as error:
+            return self._refuse(request, facts, now_ms, error)
+        except Exception as error:
+            log.exception("a request failed", error, request_id=request.id)
+            return self._refuse(request, facts, now_ms, Internal("internal error"))
+
+    def _serve(
+        self, request: Request, facts: Facts, now_ms: int
+    ) -> "HttpResponse | asyncio.Future[HttpResponse]":
+        with self.store.snapshot() as view:
+            admitted = self.pipeline.admit(request, view, now_ms, facts)
+            handler = admitted.handler
+            if handler.prepare is not None:
+                return self._later(self._prepare(admitted, facts, now_ms))
+            response = self.pipeline.run(admitted)
+        auditor = self.services.audit
+        if auditor.active:
+            auditor.exchange(request, facts.mount, facts.token, response, now_ms)
+        return encode_response(request.id, response)
+
+    def _refuse(
+        self, request: Request, facts: Facts, now_ms: int, error: UndercroftError
+    ) -> HttpResponse:
+        try:
+            if self.services.audit.active:
+                self.services.audit.exchange(
+                    request, facts.mount, facts.token, None, now_ms, error=error.message
+                )
+        except UndercroftError as failed:
+            return failure_to_http(failed)
+        return failure_to_http(error)
+
+    def _later(self, work: Any) -> "asyncio.Future[HttpResponse]":
+        return asyncio.ensure_future(work)
+
+    async def _prepare(self, admitted: Admitted, facts: Facts, now_ms: int) -> HttpResponse:
+        """Slow work in a thread over a view of its own, then the writer (DESIGN idea 8)."""
+        call = admitted.call
+        prepare = admitted.handler.prepare
+        assert prepare is not None
+
+        def in_thread() -> bytes:
+            with self.store.snapshot() as view:
+                call.view = view
+                return _encode_prepared(prepare(call))
+
+        loop = asyncio.get_running_loop()
+        try:
+            prepared = await loop.run_in_executor(self._threads, in_thread)
+        except UndercroftError as error:
+            return self._refuse(call.request, facts, now_ms, error)
+        except Exception as error:
+            log.exception("a request failed", error, request_id=call.request.id)
+            return self._refuse(call.request, facts, now_ms, Internal("internal error"))
+        return await self._forward(call.request, facts, now_ms, prepared)
+
+    async def _forward(
+        self, request: Request, facts: Facts, now_ms: int, prepared: bytes
+    ) -> HttpResponse:
+        """Audit, have it written, audit the answer. Nothing unaudited takes effect (AUD-11)."""
+        auditor = self.services.audit
+        try:
+            if auditor.active:
+                auditor.request(request, facts.mount, facts.token, now_ms)
+            answer = await self.link.execute(request, prepared)
+            response, error = _unpack(answer)
+        except UndercroftError as problem:
+            response, error = None, problem
+        try:
+            if auditor.active:
+                auditor.response(
+                    request,
+                    facts.mount,
+                    facts.token,
+                    response,
+                    now_ms,
+                    error="" if error is None else error.message,
+                )
+        except UndercroftError as failed:
+            return failure_to_http(failed)
+        if error is not None:
+            return failure_to_http(error)
+        assert response is not None
+        return encode_response(request.id, response)
+
+    def close(self) -> None:
+        self.link.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _unpack(answer: Answer) -> tuple[Response | None, UndercroftError | None]:
+    if answer.error is not None:
+        return None, error_of(answer.error)
+    response = answer.response
+    assert response is not None
+    if answer.data:
+        response.data = msgspec.Raw(answer.data)
+    return response, None

@@ -1,0 +1,331 @@
+"""The writer: the one process of a node that changes the store.
+
+It takes requests from the workers, runs all that are waiting in one LMDB transaction (a savepoint
+each), commits once, and only then answers them: one fsync for many. Between commits it reaps what
+has expired and does queued work in slices. It holds the seal, and tells every worker what changes.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import msgspec
+
+from undercroft.barrier.keyring import Keyring
+from undercroft.engines.base import Services
+from undercroft.errors import Internal, StorageFailed, Unavailable, UndercroftError
+from undercroft.node.frames import (
+    Answer,
+    Decoder,
+    Dropped,
+    Execute,
+    Failure,
+    FromWorker,
+    Hello,
+    State,
+    encode,
+    failure_of,
+)
+from undercroft.observe.logs import get_logger
+from undercroft.request.model import Response
+from undercroft.request.pipeline import Pipeline
+from undercroft.request.work import has_work, work
+from undercroft.storage.keys import HEAD_BYTES, TOKENS
+from undercroft.storage.store import Batch, Store
+from undercroft.storage.view import Transaction
+
+log = get_logger("writer")
+
+BATCH_MAX: Final = 256  # requests per commit: bounds how long a commit may hold the loop
+QUEUE_MAX: Final = 8192  # requests waiting: past it, 503 with Retry-After
+_TICK_SECONDS: Final = 0.5
+_REAP_MAX: Final = 200
+_PEER_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
+
+_encode_json: Final = msgspec.json.Encoder().encode
+_decode_prepared: Final = msgspec.msgpack.Decoder().decode
+
+
+class WorkerLink(asyncio.Protocol):
+    """One connected worker."""
+
+    def __init__(self, writer: "Writer") -> None:
+        self._writer = writer
+        self._decoder = Decoder(FromWorker)
+        self._out: list[bytes] = []
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        raw = transport.get_extra_info("socket").getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
+        )
+        if _PEER_CREDENTIALS.unpack(raw)[1] != os.getuid():
+            log.error("refused a connection of another user on the writer's socket")
+            transport.abort()
+            return
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._writer.links.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            if isinstance(frame, Execute):
+                self._writer.submit(self, frame)
+            else:
+                self._writer.told(self, frame)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        self._writer.lost(self)
+
+    def send(self, frame: State | Answer) -> None:
+        """Queue a frame; `flush` sends all that is queued in one write."""
+        self._out.append(encode(frame))
+
+    def flush(self) -> None:
+        if self._out and self.transport is not None:
+            self.transport.write(b"".join(self._out))
+        self._out.clear()
+
+
+class Writer:
+    """Made by `run_writer`; everything here happens on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        services: Services,
+        loop: asyncio.AbstractEventLoop,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.store = store
+        self.services = services
+        self.pipeline = Pipeline(services)
+        self.links: set[WorkerLink] = set()
+        self._loop = loop
+        self._clock_ms = clock_ms
+        self._queue: deque[tuple[WorkerLink, Execute]] = deque()
+        self._scheduled = False
+        self._serial = 0  # of the State frame sent last
+        self._undropped: set[WorkerLink] = set()  # workers that have not confirmed the seal yet
+        self._held: list[tuple[WorkerLink, Answer]] = []  # answers that wait for them
+        self._offers_allowed = True  # a keyring offered by a worker after our predecessor died
+
+    # frames
+
+    def submit(self, link: WorkerLink, frame: Execute) -> None:
+        if len(self._queue) >= QUEUE_MAX:
+            full = Unavailable("too many writes are waiting")
+            link.send(Answer(frame.id, error=failure_of(full)))
+            link.flush()
+            return
+        self._queue.append((link, frame))
+        self._schedule()
+
+    def told(self, link: WorkerLink, frame: Hello | Dropped) -> None:
+        if isinstance(frame, Dropped):
+            if frame.serial == self._serial:
+                self._dropped(link)
+            return
+        if frame.keyring and self._offers_allowed and self.services.state.sealed:
+            self._take_offer(frame.keyring)
+        link.send(self._state_frame())
+        link.flush()
+
+    def lost(self, link: WorkerLink) -> None:
+        self.links.discard(link)
+        self._queue = deque((peer, frame) for peer, frame in self._queue if peer is not link)
+        self._dropped(link)
+
+    # group commit
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._commit_waiting)
+
+    def _commit_waiting(self) -> None:
+        self._scheduled = False
+        waiting = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+        if self._queue:
+            self._schedule()
+        if not waiting:
+            return
+        metrics = self.services.metrics
+        try:
+            answers, effects = self._run_batch(waiting)
+        except UndercroftError as error:
+            failure = failure_of(error)
+            answers, effects = [(p, Answer(f.id, error=failure)) for p, f in waiting], []
+        for effect in effects:
+            effect()
+        metrics.observe("undercroft.commit.batch", len(waiting))
+        self._answer(answers)
+
+    def _run_batch(
+        self, waiting: list[tuple[WorkerLink, Execute]]
+    ) -> tuple[list[tuple[WorkerLink, Answer]], list[Callable[[], None]]]:
+        """Run, commit, and only then hand out the answers."""
+        answers: list[tuple[WorkerLink, Answer]] = []
+        effects: list[Callable[[], None]] = []
+        batch = self.store.batch(self._clock_ms)
+        try:
+            for link, frame in waiting:
+                tx = batch.transaction()
+                answers.append((link, self._run_one(batch, tx, frame)))
+                effects += tx.after_commit
+            batch.commit()
+        except BaseException:
+            batch.abort()
+            raise
+        return answers, effects
+
+    def _run_one(self, batch: Batch, tx: Transaction, frame: Execute) -> Answer:
+        prepared = _decode_prepared(frame.prepared)
+        failure: Failure | None = None
+        response: Response | None = None
+        data = b""
+        try:
+            response = self.pipeline.execute(frame.request, tx, batch.now_ms, prepared)
+            if response.data is not None:
+                data, response.data = _encode_json(response.data), None
+        except StorageFailed:
+            raise
+        except UndercroftError as error:
+            failure = failure_of(error)
+        except Exception as error:
+            log.exception("a handler failed", error, request_id=frame.request.id)
+            failure = failure_of(Internal("internal error"))
+            tx.writes.clear()
+            tx.after_commit.clear()
+        position = batch.accept(tx)
+        if failure is not None:
+            return Answer(frame.id, error=failure)
+        assert response is not None
+        if tx.writes:
+            response.position = position
+        return Answer(frame.id, response, data)
+
+    def _answer(self, answers: list[tuple[WorkerLink, Answer]]) -> None:
+        if self._undropped:  # a seal is under way: it has happened once every worker says so
+            self._held += answers
+            return
+        for link, answer in answers:
+            link.send(answer)
+        for link in {link for link, _ in answers}:
+            link.flush()
+
+    # internal work
+
+    def commit_internal(self, change: Callable[[Transaction, int], None]) -> None:
+        """Run one change of our own in a commit of its own, now. Raises what it raises."""
+        batch = self.store.batch(self._clock_ms)
+        try:
+            tx = batch.transaction()
+            change(tx, batch.now_ms)
+            batch.accept(tx)
+            batch.commit()
+        except BaseException:
+            batch.abort()
+            raise
+        for effect in tx.after_commit:
+            effect()
+
+    def tick(self) -> None:
+        """Now and then: reap the expired, do queued work; at once again while there is more."""
+        delay = _TICK_SECONDS
+        try:
+            if not self.services.state.sealed and self._background():
+                delay = 0.0
+        except UndercroftError as error:
+            log.error("background work failed", error=error.message)
+        self._loop.call_later(delay, self.tick)
+
+    def _background(self) -> bool:
+        now_ms = self._clock_ms()
+        due = self.store.due(now_ms, _REAP_MAX)
+        if due:
+            self.commit_internal(lambda tx, now: self._reap(tx, due, now))
+        more = False
+
+        def slice_of_work(tx: Transaction, now: int) -> None:
+            nonlocal more
+            more = work(tx, self.services, now)
+
+        with self.store.snapshot() as view:
+            waiting = has_work(view)
+        if waiting:
+            self.commit_internal(slice_of_work)
+        seal = self.services.seal
+        if seal is not None and seal.rotation_due(now_ms):
+            self.commit_internal(seal.rotate)
+        return len(due) == _REAP_MAX or more
+
+    def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
+        for key in due:
+            if key[1:HEAD_BYTES] == TOKENS:
+                self.services.tokens.reap(tx, key, now_ms)
+            else:
+                tx.delete(key)
+
+    # seal
+
+    def unsealed(self, keyring: Keyring, **facts: Any) -> None:
+        """The seal has opened, or the keyring has changed; `facts` are fields of the state."""
+        self.store.set_keyring(keyring)
+        self._offers_allowed = False
+        self.publish_seal(sealed=False, active_since_ms=self._clock_ms(), **facts)
+
+    def sealed(self) -> None:
+        """Drop the keyring here and everywhere; answers wait until every worker has confirmed."""
+        self.store.set_keyring(None)
+        self._offers_allowed = False
+        self.services.mounts.forget()
+        self.services.policies.forget()
+        self._undropped = set(self.links)
+        self.publish_seal(sealed=True, cluster_name="", cluster_id="")
+
+    def _take_offer(self, serialized: bytes) -> None:
+        """After a crash of the writer: the workers of this node still hold the keyring."""
+        seal = self.services.seal
+        assert seal is not None
+        keyring = Keyring.deserialize(serialized)
+        with self.store.snapshot() as view:
+            if not seal.is_current(view, keyring):
+                return
+        log.warn("the writer was restarted and took the keyring back from a worker")
+        seal.adopt(keyring)
+        self.unsealed(keyring)
+
+    def _dropped(self, link: WorkerLink) -> None:
+        if self._undropped:
+            self._undropped.discard(link)
+            if not self._undropped:
+                held, self._held = self._held, []
+                self._answer(held)
+
+    def publish_seal(self, **changes: Any) -> None:
+        """The same, with what the seal says of itself (shares, threshold, unseal progress)."""
+        seal = self.services.seal
+        assert seal is not None
+        with self.store.snapshot() as view:
+            self.publish(**seal.status(view), **changes)
+
+    def publish(self, **changes: Any) -> None:
+        """Tell every worker the new state."""
+        self.services.state = msgspec.structs.replace(self.services.state, **changes)
+        self._serial += 1
+        frame = self._state_frame()
+        for link in self.links:
+            link.send(frame)
+            link.flush()
+
+    def _state_frame(self) -> State:
+        keyring = self.store.keyring
+        return State(
+            self._serial, self.services.state, b"" if keyring is None else keyring.serialize()
+        )

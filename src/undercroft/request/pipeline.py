@@ -1,0 +1,271 @@
+"""A request's way from token to answer; the same code in every process.
+
+    admit    sealed? → route → token → create or update? → policies → use of the token
+    run      handler → issue the token or wrap the answer that it asks for
+
+Over a snapshot, whatever needs to write raises ReadOnly, and the process that holds the request
+sends it one hop up, where both steps run again inside the writer's transaction: no decision is
+older than the write (DESIGN section 3). Auditing is the caller's, around both steps.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+
+from undercroft.engines.base import Call, Caller, Engine, Handler, Route, Services
+from undercroft.errors import (
+    InvalidRequest,
+    PermissionDenied,
+    ReadOnly,
+    Sealed,
+    UndercroftError,
+    UnsupportedOperation,
+    UnsupportedPath,
+)
+from undercroft.request.acl import Acl
+from undercroft.request.dispatch import Match, Routes, decode_body, lowered, parse_fields
+from undercroft.request.model import Operation, Request, Response
+from undercroft.request.mounts import Mount
+from undercroft.request.tokens import TokenEntry
+from undercroft.request.wrapping import wrap
+from undercroft.storage.keys import SYSTEM
+from undercroft.storage.view import Snapshot, Transaction
+
+# Convention 14: clients match the substring; the long form says that a policy is at fault.
+_DENIED: Final = "1 error occurred:\n\t* permission denied\n\n"
+_WRITES: Final = (Operation.CREATE, Operation.UPDATE)
+# Serves the few sys/ routes that answer before there is a mount table.
+_SEALED_SYS: Final = Mount(SYSTEM, "sys/", "system", "system")
+
+
+class Admitted(NamedTuple):
+    """A request that may run."""
+
+    call: Call
+    route: Route
+    handler: Handler
+    warnings: list[str]
+
+
+class Pipeline:
+    """One per process. `engines` maps a mount to what serves it."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._routes: dict[int, Routes] = {}
+        self._system = self._routes_of(services.engines["system"])
+
+    # admit
+
+    def admit(self, request: Request, view: Snapshot, now_ms: int, facts: "Facts") -> Admitted:
+        """Raises PermissionDenied, Sealed, NotFound… ; ReadOnly when the token counts its uses.
+
+        `facts` is filled on the way, so that a refusal is audited with what was known by then.
+        """
+        if self.services.state.sealed:
+            return self._admit_sealed(request, view, now_ms, facts)
+        mount = self.services.mounts.table(view).match(request.path)
+        facts.mount = mount
+        found, problem = self._find(mount, request)
+        if found is not None and found.route.open:
+            return self._admitted(request, view, now_ms, found, cast(Mount, mount), None)
+        caller = self._authenticate(request, view, now_ms)
+        facts.token = caller.token
+        if found is None or mount is None:
+            self._authorise_unknown(request, caller)
+            raise problem or UnsupportedPath(f"no handler for route {_quoted(request.path)}")
+        path, params = lowered(request.path[len(mount.path) :], found)
+        found = found._replace(params=params)
+        if found.route.lower:
+            request.path = mount.path + path
+        admitted = self._admitted(request, view, now_ms, found, mount, caller)
+        self._authorise(admitted, caller)
+        if caller.token.num_uses:
+            self.services.tokens.use(view, caller.token, now_ms)
+        return admitted
+
+    def _admit_sealed(
+        self, request: Request, view: Snapshot, now_ms: int, facts: "Facts"
+    ) -> Admitted:
+        if not request.path.startswith("sys/"):
+            raise Sealed
+        facts.mount = _SEALED_SYS
+        try:
+            found = self._system.match(request.path[4:], request.operation)
+        except (UnsupportedPath, UnsupportedOperation):
+            raise Sealed from None
+        if not found.route.sealed:
+            raise Sealed
+        return self._admitted(request, view, now_ms, found, _SEALED_SYS, None)
+
+    def _find(
+        self, mount: Mount | None, request: Request
+    ) -> tuple[Match | None, UndercroftError | None]:
+        """The route, or the error that a caller who may know it is told."""
+        if mount is None:
+            return None, None
+        try:
+            path = request.path[len(mount.path) :]
+            return self._routes_of(self._engine(mount)).match(path, request.operation), None
+        except (UnsupportedPath, UnsupportedOperation) as problem:
+            return None, problem
+
+    def _engine(self, mount: Mount) -> Engine:
+        engine = self.services.engines[mount.type]
+        return engine if engine.variant is None else engine.variant(mount)
+
+    def _routes_of(self, engine: Engine) -> Routes:
+        routes = self._routes.get(id(engine))
+        if routes is None:
+            routes = self._routes[id(engine)] = Routes(engine)
+        return routes
+
+    def _authenticate(self, request: Request, view: Snapshot, now_ms: int) -> Caller:
+        """HTTP-05: no answer but this one tells an outsider anything about a path."""
+        services = self.services
+        entry = services.tokens.lookup(view, request.token, now_ms) if request.token else None
+        if entry is None:
+            raise PermissionDenied
+        if entry.bound_cidrs and not services.tokens.check_bound(entry, request.remote_address):
+            raise PermissionDenied
+        return Caller(entry, services.policies.acl_for(view, tuple(entry.policies)))
+
+    def _admitted(
+        self,
+        request: Request,
+        view: Snapshot,
+        now_ms: int,
+        found: Match,
+        mount: Mount,
+        caller: Caller | None,
+    ) -> Admitted:
+        route = found.route
+        if route.raw_body:
+            fields, warnings = _query_fields(found, request), []
+        else:
+            fields, warnings = parse_fields(found.fields, request, found.params)
+        call = Call(
+            request, mount, view, now_ms, self.services, found.params, fields, caller=caller
+        )
+        if request.operation in _WRITES:  # a forwarded request is judged anew in the writer
+            absent = route.exists is not None and not route.exists(call)
+            request.operation = Operation.CREATE if absent else Operation.UPDATE
+        return Admitted(call, route, route.handlers[request.operation], warnings)
+
+    def _authorise(self, admitted: Admitted, caller: Caller) -> None:
+        request, acl = admitted.call.request, caller.acl
+        if acl.is_root:
+            return
+        allowed = acl.allows(
+            request.operation, request.path, lambda: _decoded(request), request.wrap_ttl_seconds
+        )
+        if not allowed or (admitted.route.sudo and not acl.sudo(request.path)):
+            raise PermissionDenied(_DENIED)
+
+    def _authorise_unknown(self, request: Request, caller: Caller) -> None:
+        """Only who may use a path learns that there is nothing."""
+        acl: Acl = caller.acl
+        if not acl.is_root and not acl.allows(request.operation, request.path):
+            raise PermissionDenied(_DENIED)
+
+    # run
+
+    def run(self, admitted: Admitted) -> Response:
+        """The handler's answer, made whole. Raises ReadOnly over a snapshot when it must write."""
+        call, handler = admitted.call, admitted.handler
+        view = call.view
+        if not view.writable and (handler.writes or call.request.wrap_ttl_seconds):
+            raise ReadOnly
+        response = handler.apply(call)
+        if response is None:
+            return Response(status=204)
+        if response.auth is not None and not response.auth.client_token:
+            self._issue(call, response)
+        if admitted.warnings and response.status != 204:
+            response.warnings = [*(response.warnings or []), *admitted.warnings]
+        if call.request.wrap_ttl_seconds and _wrappable(response):
+            return self._wrap(call, response)
+        return response
+
+    def _issue(self, call: Call, response: Response) -> None:
+        auth = response.auth
+        assert auth is not None
+        self.services.tokens.issue(
+            call.view,
+            auth,
+            call.mount,
+            call.now_ms,
+            path=call.request.path,
+            parent=None,
+            settings=self.services.settings,
+        )
+
+    def _wrap(self, call: Call, response: Response) -> Response:
+        request = call.request
+        accessor = response.auth.accessor if response.auth is not None else ""
+        info = wrap(
+            call.view,
+            response,
+            request_id=request.id,
+            ttl_seconds=request.wrap_ttl_seconds or 0,
+            creation_path=request.path,
+            now_ms=call.now_ms,
+            form=request.wrap_format,
+            tokens=self.services.tokens,
+            wrapped_accessor=accessor,
+        )
+        return Response(wrap_info=info, warnings=response.warnings)
+
+    def execute(
+        self, request: Request, tx: Transaction, now_ms: int, prepared: Any = None
+    ) -> Response:
+        """Both steps in the writer's transaction.
+
+        When the handler fails, what it wrote is undone but the use of a counted token stands;
+        an error with `keep_writes` keeps everything (a failed login is counted).
+        """
+        admitted = self.admit(request, tx, now_ms, Facts())
+        admitted.call.prepared = prepared
+        mark = dict(tx.writes)
+        try:
+            return self.run(admitted)
+        except UndercroftError as error:
+            if not getattr(error, "keep_writes", False):
+                tx.writes = mark
+                tx.after_commit.clear()
+            raise
+
+
+class Facts:
+    """What the audit says of a request that may have been refused half way."""
+
+    __slots__ = ("mount", "token")
+
+    def __init__(self) -> None:
+        self.mount: Mount | None = None
+        self.token: TokenEntry | None = None
+
+
+def _wrappable(response: Response) -> bool:
+    """Conv 17: no wrap of 404 and 204, nor of what is not the envelope."""
+    return response.raw is None and response.status in (0, 200)
+
+
+def _decoded(request: Request) -> Mapping[str, object]:
+    """What parameter rules of policies look at: the body, or the query of a read."""
+    if not request.body:
+        return dict(request.query)
+    decoded = {name: msgspec.json.decode(raw) for name, raw in decode_body(request.body).items()}
+    return {**request.query, **decoded}
+
+
+def _query_fields(found: Match, request: Request) -> dict[str, Any]:
+    bodiless = Request(request.id, request.operation, request.path, query=request.query)
+    return parse_fields(found.fields, bodiless, found.params)[0]
+
+
+def _quoted(path: str) -> str:
+    if len(path) > 256:
+        raise InvalidRequest("the path is too long to be a route")
+    return f'"{path}".'
