@@ -6,15 +6,15 @@ spaces apart, values in Go's notation (`map[a:1]`, `[a b]`, `<nil>`), durations 
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from undercroft.cli import jsontext
 from undercroft.cli.failure import OK, CommandError, safe
 from undercroft.cli.jsontext import Number
 
-_ENVELOPE = ("request_id", "lease_id", "lease_duration", "renewable", "data", "warnings")
-_TTL_NAMES = ("period", "ttl", "duration", "lease_max", "ttl_max")
-_TTL_ENDS = ("_period", "_ttl", "_duration")
+_ENVELOPE: Final = ("request_id", "lease_id", "lease_duration", "renewable", "data", "warnings")
+_TTL_NAMES: Final = ("period", "ttl", "duration", "lease_max", "ttl_max")
+_TTL_ENDS: Final = ("_period", "_ttl", "_duration")
 
 
 def table(rows: Iterable[tuple[str, str]], head: tuple[str, ...] = ("Key", "Value")) -> str:
@@ -133,48 +133,51 @@ def show_field(body: Mapping[str, Any], field: str, form: str | None) -> int:
     found = _field(body, field)
     if found is None:
         raise CommandError(f"there is no field {field} in the answer")
-    _, value = found
-    if form == "json":
-        text = jsontext.encode(value)
-    else:
-        text = duration(value) if _is_number_duration(field, value) else go_text(value)
-    sys.stdout.write(text)
+    (value,) = found
+    sys.stdout.write(jsontext.encode(value) if form == "json" else go_text(value))
     if sys.stdout.isatty():
         sys.stdout.write("\n")
     return OK
 
 
-def _is_number_duration(name: str, value: Any) -> bool:
-    return isinstance(value, Number) and _is_duration(name)
+_AUTH_FIELDS: Final = {
+    "token": "client_token",
+    "token_accessor": "accessor",
+    "token_duration": "lease_duration",
+    "token_renewable": "renewable",
+    "token_policies": "token_policies",
+    "identity_policies": "identity_policies",
+    "policies": "policies",
+}
+_WRAP_FIELDS: Final = {
+    "wrapping_token": "token",
+    "wrapping_accessor": "accessor",
+    "wrapping_token_ttl": "ttl",
+    "wrapping_token_creation_time": "creation_time",
+    "wrapping_token_creation_path": "creation_path",
+    "wrapped_accessor": "wrapped_accessor",
+}
+_LEASE_FIELDS: Final = {
+    "lease_id": "lease_id",
+    "lease_duration": "lease_duration",
+    "refresh_interval": "lease_duration",
+    "renewable": "renewable",
+    "request_id": "request_id",
+}
 
 
-def _field(body: Mapping[str, Any], field: str) -> tuple[str, Any] | None:
-    """Where the answer has the field: wrapping, auth, data or envelope, in that order."""
-    auth, wrap, data = (body.get(part) or {} for part in ("auth", "wrap_info", "data"))
-    token = auth.get("client_token") or wrap.get("token")
-    special = {
-        "token": token,
-        "token_accessor": auth.get("accessor"),
-        "token_duration": auth.get("lease_duration"),
-        "token_renewable": auth.get("renewable"),
-        "token_policies": auth.get("token_policies"),
-        "identity_policies": auth.get("identity_policies"),
-        "policies": auth.get("policies"),
-        "wrapping_token": wrap.get("token"),
-        "wrapping_accessor": wrap.get("accessor"),
-        "wrapping_token_ttl": wrap.get("ttl"),
-        "wrapping_token_creation_time": wrap.get("creation_time"),
-        "wrapping_token_creation_path": wrap.get("creation_path"),
-        "wrapped_accessor": wrap.get("wrapped_accessor"),
-    }
-    if field in data:
-        return field, data[field]
-    if special.get(field) is not None:
-        return field, special[field]
-    if field in ("lease_id", "lease_duration", "renewable", "request_id"):
-        return field, body.get(field)
-    if field == "refresh_interval" and "lease_duration" in body:
-        return field, body["lease_duration"]
+def _field(body: Mapping[str, Any], field: str) -> tuple[Any] | None:
+    """Where the answer has the field: wrapping, login, data, or else the lease."""
+    if body.get("wrap_info"):
+        parts = [(body["wrap_info"], _WRAP_FIELDS)]
+    elif body.get("auth"):
+        parts = [(body["auth"], _AUTH_FIELDS)]
+    else:
+        data = body.get("data") or {}
+        parts = [(data, {name: name for name in data}), (body, _LEASE_FIELDS)]
+    for part, names in parts:
+        if field in names and names[field] in part:
+            return (part[names[field]],)
     return None
 
 
