@@ -7,7 +7,13 @@ or a value that a caller sent: name the field instead.
 
 
 class UndercroftError(Exception):
-    """Base of every error that a client may be told about. `message` goes into `errors[0]`."""
+    """Base of every error that a client may be told about. `message` goes into `errors[0]`.
+
+    `keep_writes`: the pipeline commits what the handler wrote before it raised; otherwise an error
+    undoes the whole request.
+    """
+
+    keep_writes = False
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
         super().__init__(message)
@@ -17,6 +23,12 @@ class UndercroftError(Exception):
 
 class InvalidRequest(UndercroftError):
     """The caller sent something that cannot be served: 400."""
+
+
+class Refused(InvalidRequest):
+    """A login that failed and whose failure is on record (lockout counters): 400, writes stand."""
+
+    keep_writes = True
 
 
 class PermissionDenied(UndercroftError):

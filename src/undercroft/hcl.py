@@ -11,7 +11,7 @@ what stands there (threat AUD-07), and size and depth are bounded.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from undercroft.errors import InvalidRequest
@@ -27,7 +27,7 @@ class Item:
     """`a = 1` has the keys `("a",)`; `path "x" { … }` has `("path", "x")` and a Body."""
 
     keys: tuple[str, ...]
-    value: Value
+    value: Value = field(repr=False)  # seal keys and passwords stand in configuration files
     line: int
 
 
@@ -107,7 +107,11 @@ class _Text:
         self.at = 0
         self.depth = 0
         self._line, self._line_at = 1, 0  # the line of a place that was asked for before
-        if len(text) > TEXT_BYTES_MAX or len(text.encode(errors="replace")) > TEXT_BYTES_MAX:
+        try:
+            size = len(text) if len(text) > TEXT_BYTES_MAX else len(text.encode())
+        except UnicodeEncodeError:
+            raise self.error("not Unicode text") from None
+        if size > TEXT_BYTES_MAX:
             raise self.error(f"the text is longer than {TEXT_BYTES_MAX} bytes")
         if "\0" in text:
             self.at = text.index("\0")
@@ -274,7 +278,7 @@ class _Hcl(_Text):
             elif self.text.startswith("${", self.at):
                 parts.append(self.interpolation().encode())
             else:
-                parts.append(next_.encode(errors="surrogatepass"))
+                parts.append(next_.encode())
                 self.at += 1
         try:
             return b"".join(parts).decode()

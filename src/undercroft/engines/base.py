@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
-from undercroft.request.model import Operation, Request, Response
+from undercroft.request.model import Auth, Operation, Request, Response
 from undercroft.storage.view import Snapshot, Space
 
 if TYPE_CHECKING:
@@ -162,6 +162,9 @@ class Engine:
     variant: Callable[["Mount"], "Engine"] | None = None
     # Checks options and configuration of a new or tuned mount; raises InvalidRequest.
     check: Callable[["Mount"], None] | None = None
+    # Auth engines: would the login that gave this token still be granted? Answers with the TTLs
+    # as they are now; raises InvalidRequest to refuse the renewal. `call.mount` is the login's.
+    renew: Callable[[Call, "TokenEntry"], Auth] | None = None
 
 
 def writes(apply: Apply, **more: Any) -> dict[Operation, Handler]:

@@ -1,6 +1,19 @@
 """What every process of a node knows about the node: pushed by the writer, replaced whole."""
 
+from typing import Final
+
 import msgspec
+
+from undercroft.storage.keys import OWN, SYSTEM, key
+
+CLUSTER_KEY: Final = key(OWN, SYSTEM, "cluster")
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """The cluster's own identity, stored at CLUSTER_KEY: never replicated, kept for good."""
+
+    id: str
+    name: str
 
 
 class UnsealProgress(msgspec.Struct, frozen=True):

@@ -221,7 +221,7 @@ class Writer:
 
     # internal work
 
-    def commit_internal(self, change: Callable[[Transaction, int], None]) -> None:
+    def commit_internal(self, change: Callable[[Transaction, int], object]) -> None:
         """Run one change of our own in a commit of its own, now. Raises what it raises."""
         batch = self.store.batch(self._clock_ms)
         try:
@@ -254,22 +254,25 @@ class Writer:
 
         def slice_of_work(tx: Transaction, now: int) -> None:
             nonlocal more
-            more = work(tx, self.services, now)
+            more = work(tx, self.services)
 
         with self.store.snapshot() as view:
-            waiting = has_work(view)
+            waiting = has_work(view, self.services)
         if waiting:
             self.commit_internal(slice_of_work)
         seal = self.services.seal
-        if seal is not None and seal.rotation_due(now_ms):
-            self.commit_internal(seal.rotate)
+        assert seal is not None
+        with self.store.snapshot() as view:
+            rotation = seal.maintain(view, now_ms)
+        if rotation is not None:
+            self.commit_internal(rotation)
         return len(due) == _REAP_MAX or more
 
     def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
+        tokens = [key for key in due if key[1:HEAD_BYTES] == TOKENS]
+        self.services.tokens.reap(tx, tokens, now_ms)
         for key in due:
-            if key[1:HEAD_BYTES] == TOKENS:
-                self.services.tokens.reap(tx, key, now_ms)
-            else:
+            if key[1:HEAD_BYTES] != TOKENS:
                 tx.delete(key)
 
     # seal
@@ -299,7 +302,6 @@ class Writer:
                 return
         log.warn("the writer was restarted and took the keyring back from a worker")
         seal.adopt(keyring)
-        self.unsealed(keyring)
 
     def _dropped(self, link: WorkerLink) -> None:
         if self._undropped:

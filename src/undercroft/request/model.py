@@ -69,7 +69,8 @@ class Auth(msgspec.Struct):
     """A login's or token creation's result; the pipeline issues the token that it describes.
 
     A handler fills what its method knows (policies, metadata, TTLs of its role); `request/tokens`
-    clamps them by mount and system, issues the token and fills the rest.
+    clamps them by mount and system, issues the token and fills the rest. What has been issued
+    already (`issued`: a token created, renewed or unwrapped by the handler) is left as it is.
     """
 
     policies: list[str] = []  # as asked by the method, before `default` is added
@@ -94,6 +95,10 @@ class Auth(msgspec.Struct):
     token_policies: list[str] = []
     identity_policies: list[str] = []
     lease_duration: int = 0
+
+    @property
+    def issued(self) -> bool:
+        return bool(self.client_token or self.accessor)
 
     def __repr__(self) -> str:
         return f"<Auth {self.display_name!r} policies={self.policies!r}>"

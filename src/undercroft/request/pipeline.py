@@ -25,7 +25,7 @@ from undercroft.errors import (
 )
 from undercroft.request.acl import Acl
 from undercroft.request.dispatch import Match, Routes, decode_body, lowered, parse_fields
-from undercroft.request.model import Operation, Request, Response
+from undercroft.request.model import Auth, Operation, Request, Response
 from undercroft.request.mounts import Mount
 from undercroft.request.tokens import TokenEntry
 from undercroft.request.wrapping import wrap
@@ -82,7 +82,8 @@ class Pipeline:
         admitted = self._admitted(request, view, now_ms, found, mount, caller)
         self._authorise(admitted, caller)
         if caller.token.num_uses:
-            self.services.tokens.use(view, caller.token, now_ms)
+            used = self.services.tokens.use(view, caller.token, now_ms)
+            admitted.call.caller = Caller(used, caller.acl)
         return admitted
 
     def _admit_sealed(
@@ -124,11 +125,9 @@ class Pipeline:
     def _authenticate(self, request: Request, view: Snapshot, now_ms: int) -> Caller:
         """HTTP-05: no answer but this one tells an outsider anything about a path."""
         services = self.services
-        entry = services.tokens.lookup(view, request.token, now_ms) if request.token else None
-        if entry is None:
+        if not request.token:
             raise PermissionDenied
-        if entry.bound_cidrs and not services.tokens.check_bound(entry, request.remote_address):
-            raise PermissionDenied
+        entry = services.tokens.authenticate(view, request.token, request.remote_address, now_ms)
         return Caller(entry, services.policies.acl_for(view, tuple(entry.policies)))
 
     def _admitted(
@@ -180,42 +179,41 @@ class Pipeline:
         response = handler.apply(call)
         if response is None:
             return Response(status=204)
-        if response.auth is not None and not response.auth.client_token:
-            self._issue(call, response)
+        if response.auth is not None and not response.auth.issued:
+            self._issue(call, response, response.auth)
         if admitted.warnings and response.status != 204:
             response.warnings = [*(response.warnings or []), *admitted.warnings]
         if call.request.wrap_ttl_seconds and _wrappable(response):
             return self._wrap(call, response)
         return response
 
-    def _issue(self, call: Call, response: Response) -> None:
-        auth = response.auth
-        assert auth is not None
-        self.services.tokens.issue(
+    def _issue(self, call: Call, response: Response, auth: Auth) -> None:
+        """The token of a login, in the login's own transaction."""
+        warnings = self.services.tokens.issue(
             call.view,
             auth,
             call.mount,
             call.now_ms,
             path=call.request.path,
-            parent=None,
-            settings=self.services.settings,
+            remote_address=call.request.remote_address,
         )
+        for text in warnings:
+            response.warn(text)
 
     def _wrap(self, call: Call, response: Response) -> Response:
+        """Put the answer aside and give out the token that fetches it, once."""
         request = call.request
-        accessor = response.auth.accessor if response.auth is not None else ""
         info = wrap(
             call.view,
             response,
-            request_id=request.id,
+            tokens=self.services.tokens,
             ttl_seconds=request.wrap_ttl_seconds or 0,
             creation_path=request.path,
             now_ms=call.now_ms,
             form=request.wrap_format,
-            tokens=self.services.tokens,
-            wrapped_accessor=accessor,
+            address=self.services.state.api_addr,
         )
-        return Response(wrap_info=info, warnings=response.warnings)
+        return Response(wrap_info=info)
 
     def execute(
         self, request: Request, tx: Transaction, now_ms: int, prepared: Any = None
@@ -231,7 +229,7 @@ class Pipeline:
         try:
             return self.run(admitted)
         except UndercroftError as error:
-            if not getattr(error, "keep_writes", False):
+            if not error.keep_writes:
                 tx.writes = mark
                 tx.after_commit.clear()
             raise
@@ -249,7 +247,7 @@ class Facts:
 
 def _wrappable(response: Response) -> bool:
     """Conv 17: no wrap of 404 and 204, nor of what is not the envelope."""
-    return response.raw is None and response.status in (0, 200)
+    return response.raw is None and response.wrap_info is None and response.status in (0, 200)
 
 
 def _decoded(request: Request) -> Mapping[str, object]:

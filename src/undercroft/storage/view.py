@@ -13,7 +13,7 @@ import lmdb
 import msgspec
 
 from undercroft.barrier.keyring import Keyring
-from undercroft.errors import InvalidRequest, ReadOnly
+from undercroft.errors import InvalidRequest, ReadOnly, Sealed
 from undercroft.storage.keys import LONG_KEY_BYTES, NAME_BYTES_MAX, seek_key, stored_key
 from undercroft.storage.record import clear_record, full_key_of, open_record, seal_record
 
@@ -95,6 +95,23 @@ class Snapshot:
             value = msgspec.msgpack.decode(open_record(self._keyring, key, raw), type=kind)
             self._decoded.put(key, raw, value)
         return value
+
+    # texts that leave the store sealed under its keyring (batch tokens)
+
+    def seal_text(self, purpose: bytes, text: bytes) -> bytes:
+        """Seal what no entry holds. `purpose` is authenticated: it opens for nothing else.
+
+        It cannot be taken for a record either: a record's associated data begins with byte 1.
+        """
+        if self._keyring is None:
+            raise Sealed
+        return self._keyring.encrypt(purpose, text)
+
+    def open_text(self, purpose: bytes, sealed: bytes) -> bytes:
+        """What `seal_text` sealed, on any cluster with this keyring. Raises Corrupt, Sealed."""
+        if self._keyring is None:
+            raise Sealed
+        return self._keyring.decrypt(purpose, sealed)
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """Every full key with that prefix; long names come in the order of their stored keys."""

@@ -23,7 +23,7 @@ from undercroft.request.mounts import (
     new_accessor,
     new_mount_id,
 )
-from undercroft.request.work import enqueue_purge, enqueue_revocation
+from undercroft.request.work import enqueue_purge
 from undercroft.storage.keys import CUBBYHOLE, LOCAL, QUEUE, SYSTEM, TOKENS
 from undercroft.storage.view import Space
 
@@ -149,7 +149,7 @@ class _Family:
         call.services.mounts.remove(call.view, mount)
         enqueue_purge(call.view, mount.id)
         if mount.auth:
-            enqueue_revocation(call.view, mount.path)
+            call.services.tokens.revoke_mount(call.view, mount.id)
         return None
 
     def read_tune(self, call: Call) -> Response:

@@ -1,0 +1,108 @@
+"""The conventions of the HTTP surface (API inventory, section 0) beside OpenBao."""
+
+import pytest
+
+from tests.conformance.pair import Pair
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nowhere",
+        "nowhere/at/all",
+        "sys/nowhere",
+        "auth/nowhere/login",
+        "auth/token/nowhere",
+        "secret",
+        "secret/",
+        "cubbyhole/",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "LIST"])
+def test_conv_08_unknown_paths(pair: Pair, method: str, path: str) -> None:
+    body = {} if method == "POST" else None
+    pair.same(method, path, body, errors=False)
+
+
+@pytest.mark.parametrize("method", ["TRACE", "FOO", "HEAD"])
+def test_conv_09_verbs_that_nothing_serves(pair: Pair, method: str) -> None:
+    theirs, ours = pair.both(method, "sys/mounts")
+    assert ours.status == theirs.status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b'"text"', b"5", b"{", b"{}x", b'{"a":}', b"\xff", b'{"a":"\xff"}', b"null", b""],
+)
+def test_conv_23_what_a_body_may_be(pair: Pair, body: bytes) -> None:
+    theirs, ours = pair.both("POST", "auth/token/lookup-accessor", body)
+    if theirs.status == 500:
+        assert 400 <= ours.status < 500
+    else:
+        assert ours.status == theirs.status, (theirs, ours)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "sys//mounts",
+        "sys/./mounts",
+        "sys/../sys/mounts",
+        "secret/data/a..b",
+        "secret/%2e%2e/sys/mounts",
+        "sys%2fmounts",
+        "secret/data/%00",
+        "secret/data/%0a",
+        "secret/data/%ff",
+        "secret/data/a%20b",
+    ],
+)
+def test_conv_31_odd_paths(pair: Pair, target: str) -> None:
+    theirs, ours = pair.both("GET", target)
+    if theirs.status == 500:
+        assert 400 <= ours.status < 500
+    else:
+        assert ours.status == theirs.status, (theirs, ours)
+        if theirs.status == 307:
+            assert ours.headers["location"] == theirs.headers["location"]
+
+
+def test_conv_22_headers_of_an_answer(pair: Pair) -> None:
+    theirs, ours = pair.both("GET", "sys/mounts")
+    for name in ("cache-control", "content-type", "strict-transport-security"):
+        assert ours.headers.get(name) == theirs.headers.get(name), name
+
+
+def test_conv_25_unknown_fields_are_warned_about(pair: Pair) -> None:
+    pair.same("POST", "auth/token/create", {"zebra": 1, "ttl": "1h"}, status=200)
+
+
+def test_conv_21_headers_that_change_nothing(pair: Pair) -> None:
+    headers = {
+        "X-Vault-Request": "true",
+        "X-Vault-MFA": "x",
+        "X-Vault-Policy-Override": "true",
+        "X-Vault-No-Request-Forwarding": "true",
+        "X-Unknown": "1",
+    }
+    pair.same("GET", "auth/token/lookup-self", headers=headers, status=200)
+
+
+def test_conv_16_namespaces_that_do_not_exist(pair: Pair) -> None:
+    pair.same("GET", "sys/mounts", headers={"X-Vault-Namespace": "nope"}, errors=False)
+    theirs, ours = pair.both("GET", "sys/mounts", headers={"X-Vault-Namespace": "root"})
+    assert theirs.status == ours.status == 200
+
+
+def test_conv_15_a_bearer_token_is_a_token(pair: Pair) -> None:
+    for value in ("Bearer root", "bearer root", "Basic root", "Bearer", "root"):
+        theirs, ours = pair.both(
+            "GET", "auth/token/lookup-self", token="", headers={"Authorization": value}
+        )
+        assert ours.status == theirs.status, value
+
+
+def test_conv_13_health_of_an_open_server(pair: Pair) -> None:
+    for query in ("", "?activecode=299", "?standbyok=true", "?activecode=x"):
+        theirs, ours = pair.both("GET", f"sys/health{query}", token="")
+        assert ours.status == theirs.status, query
