@@ -158,6 +158,8 @@ class Engine:
     routes: tuple[Route, ...]
     description: str = ""
     auth: bool = False  # mounted below auth/
+    # Types with several route tables (KV by its version) choose one for a mount.
+    variant: Callable[["Mount"], "Engine"] | None = None
     # Checks options and configuration of a new or tuned mount; raises InvalidRequest.
     check: Callable[["Mount"], None] | None = None
 
