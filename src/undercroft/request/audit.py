@@ -16,7 +16,7 @@ import msgspec
 from undercroft.durations import rfc3339
 from undercroft.errors import AuditFailed, UndercroftError
 from undercroft.observe.metrics import Metrics
-from undercroft.request.audit_devices import AuditDevice, file_options, open_sink
+from undercroft.request.audit_devices import Declared, file_options, open_sink
 from undercroft.request.audit_entry import EntryFormat
 from undercroft.request.model import Request, Response
 from undercroft.request.mounts import Mount
@@ -44,7 +44,7 @@ class AuditedHeaders(msgspec.Struct, frozen=True):
 class _Device:
     """One device of this process: its sink, its salt, its way to write entries."""
 
-    def __init__(self, device: AuditDevice, data_directory: Path | None) -> None:
+    def __init__(self, device: Declared, data_directory: Path | None) -> None:
         self.device = device
         self.options = file_options(device, data_directory)
         self.sink = open_sink(device, self.options)
@@ -77,7 +77,7 @@ class Auditor:
 
     def __init__(
         self,
-        devices: Sequence[AuditDevice] = (),
+        devices: Sequence[Declared] = (),
         *,
         data_directory: Path | None = None,
         metrics: Metrics | None = None,
@@ -141,7 +141,7 @@ class Auditor:
     # for sys/audit and sys/audit-hash
 
     @property
-    def devices(self) -> list[AuditDevice]:
+    def devices(self) -> list[Declared]:
         return [device.device for device in self._devices]
 
     def hash(self, path: str, text: str) -> str | None:

@@ -10,16 +10,16 @@ lines of two processes never mix.
 
 import os
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from undercroft.errors import InvalidRequest
 
 STDOUT: Final = "stdout"
+STDERR: Final = "stderr"
 DISCARD: Final = "discard"
 
 _MODE_DEFAULT: Final = 0o600
@@ -37,11 +37,27 @@ _OPTIONS: Final = (
     "hmac_accessor",
     "prefix",
     "elide_list_responses",
+    "format",
 )
 
 
+class Declared(Protocol):
+    """What an `audit` stanza says, whoever parsed it. `path` is its name with a slash behind."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def local(self) -> bool: ...
+    @property
+    def options(self) -> dict[str, str]: ...
+
+
 class AuditDevice(msgspec.Struct, frozen=True):
-    """One `audit` stanza of the configuration. `path` is its name with a slash behind."""
+    """The plain form of `Declared`."""
 
     type: str
     path: str
@@ -53,7 +69,7 @@ class AuditDevice(msgspec.Struct, frozen=True):
 class FileOptions(msgspec.Struct, frozen=True):
     """The options of a file device, checked."""
 
-    file_path: str  # absolute, or `stdout`, or `discard`
+    file_path: str  # absolute, or one of `stdout`, `stderr`, `discard`
     mode: int = _MODE_DEFAULT  # 0: leave an existing file's mode alone
     log_raw: bool = False
     hmac_accessor: bool = True
@@ -61,7 +77,7 @@ class FileOptions(msgspec.Struct, frozen=True):
     elide_list_responses: bool = False
 
 
-def file_options(device: AuditDevice, data_directory: Path | None = None) -> FileOptions:
+def file_options(device: Declared, data_directory: Path | None = None) -> FileOptions:
     """The one place where a device is checked. Raises InvalidRequest, naming device and option."""
     where = f'audit device "{device.path}"'
     if device.type != "file":
@@ -69,6 +85,8 @@ def file_options(device: AuditDevice, data_directory: Path | None = None) -> Fil
     given = _by_name(device.options, where)
     if not given.get("file_path"):
         raise InvalidRequest(f"{where}: file_path is required")
+    if given.get("format", "json") != "json":
+        raise InvalidRequest(f"{where}: unsupported format; supported: json")
     return FileOptions(
         file_path=_check_path(given["file_path"], data_directory, where),
         mode=_parse_mode(given.get("mode", ""), where),
@@ -103,7 +121,7 @@ def _flag(given: Mapping[str, str], name: str, default: bool, where: str) -> boo
 
 def _check_path(text: str, data_directory: Path | None, where: str) -> str:
     """Where it may lie. What is there by then is checked when it is opened (`_open`)."""
-    if text.lower() in (STDOUT, DISCARD):
+    if text.lower() in (STDOUT, STDERR, DISCARD):
         return text.lower()
     if any(ord(c) < 32 for c in text):
         raise InvalidRequest(f"{where}: file_path holds a control character")
@@ -150,9 +168,14 @@ class Sink:
         """Nothing is written afterwards."""
 
 
-class Stdout(Sink):
+class StreamSink(Sink):
+    """Standard output or error; whoever reads it must keep up, or everything waits."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
     def write(self, line: bytes) -> None:
-        _write_all(sys.stdout.fileno(), line)
+        _write_all(self._fd, line)
 
 
 class FileSink(Sink):
@@ -219,9 +242,9 @@ def _write_all(fd: int, line: bytes) -> None:
         written += os.write(fd, line[written:])
 
 
-def open_sink(device: AuditDevice, options: FileOptions) -> Sink:
+def open_sink(device: Declared, options: FileOptions) -> Sink:
     if options.file_path == DISCARD:
         return Sink()
-    if options.file_path == STDOUT:
-        return Stdout()
+    if options.file_path in (STDOUT, STDERR):
+        return StreamSink(1 if options.file_path == STDOUT else 2)
     return FileSink(options, f'audit device "{device.path}"')

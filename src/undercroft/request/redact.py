@@ -22,7 +22,7 @@ _PREFIX: Final = "hmac-sha256:"
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII
 )
-_AS_THEY_ARE: Final = (type(None), bool, int, float)
+_AS_THEY_ARE: Final = frozenset((type(None), bool, int, float))
 _TOO_DEEP: Final = b"nested too deeply"
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -49,7 +49,10 @@ class Hashed:
         return "<Hashed>"
 
     def text(self, value: str) -> str:
-        return self.data(value.encode("utf-8", "surrogatepass"))
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(value.encode("utf-8", "surrogatepass"))
+        outer.update(inner.digest())
+        return _PREFIX + outer.hexdigest()
 
     def data(self, value: bytes) -> str:
         inner, outer = self._inner.copy(), self._outer.copy()
@@ -82,13 +85,18 @@ def redact(value: Any, showing: Showing, clear: Collection[str] = ()) -> Any:
 def _walk(value: Any, showing: Showing, clear: Collection[str], shown: bool) -> Any:
     kind = type(value)
     if kind is str:
-        return value if shown or _is_time(value) else showing.text(value)
-    if kind is dict:
-        return {_name(k): _walk(v, showing, clear, k in clear) for k, v in value.items()}
-    if kind is list or kind is tuple:
-        return [_walk(v, showing, clear, shown) for v in value]
+        if shown or (len(value) > 19 and value[10] == "T" and _is_time(value)):
+            return value
+        return showing.text(value)
     if kind in _AS_THEY_ARE:
         return value
+    if kind is dict:
+        return {
+            k if type(k) is str else _name(k, showing): _walk(v, showing, clear, k in clear)
+            for k, v in value.items()
+        }
+    if kind is list or kind is tuple:
+        return [_walk(v, showing, clear, shown) for v in value]
     if kind is bytes:
         return showing.data(value)
     return _walk_other(value, showing, clear, shown)
@@ -113,12 +121,15 @@ def _walk_other(value: Any, showing: Showing, clear: Collection[str], shown: boo
     return _walk(plain, showing, clear, shown)
 
 
-def _name(key: Any) -> str:
-    return key if type(key) is str else str(key)
+def _name(key: Any, showing: Showing) -> str:
+    """Names are shown, but only of the kinds that JSON makes of text."""
+    if isinstance(key, str):
+        return str(key)
+    return str(key) if type(key) in _AS_THEY_ARE else showing.text(repr(key))
 
 
 def _is_time(value: str) -> bool:
-    if len(value) < 20 or value[10] != "T" or _TIME.fullmatch(value) is None:
+    if _TIME.fullmatch(value) is None:
         return False
     try:
         datetime.fromisoformat(value)
