@@ -33,6 +33,6 @@ class NodeState(msgspec.Struct, frozen=True):
     performance_standby: bool = False
     removed: bool = False  # from its HA cluster
     ha_healthy: bool = True  # the link to the active node, on a standby
-    performance_mode: str = "disabled"  # of replication: disabled, primary, secondary, bootstrapping
+    performance_mode: str = "disabled"  # or primary, secondary, bootstrapping
     dr_mode: str = "disabled"
     fenced: bool = False  # a primary that met a higher epoch: reads go on

@@ -14,6 +14,7 @@ from undercroft.request.mounts import Mount
 
 _DENY: Final = ["deny"]
 _AUTH: Final = "auth/"
+_SHOWN_MAX: Final = 256  # characters of a path in an error
 
 
 def caller_of(call: Call) -> Caller | None:
@@ -72,7 +73,7 @@ def touches(pattern: str, prefix: str) -> bool:
 
 
 def list_mounts(call: Call) -> Response:
-    """`GET sys/internal/ui/mounts`: all of it for a caller with a token, hardly anything without."""
+    """Described in full for a caller with a token, in brief for anyone else."""
     caller = caller_of(call)
     data: dict[str, dict[str, Any]] = {"auth": {}, "secret": {}}
     for mount in visible_mounts(call, caller):
@@ -92,9 +93,10 @@ def read_mount(call: Call) -> Response:
     path = call.params["path"].rstrip("/") + "/"
     mount = call.services.mounts.table(call.view).match(path)
     if mount is None or not may_see(caller, mount.path):
+        shown = f' "{path}"' if len(path) <= _SHOWN_MAX else ""
         raise PermissionDenied(
             "preflight capability check returned 403, please ensure client's policies grant "
-            "access to the path"
+            f"access to path{shown}"
         )
     return Response({"path": mount.path.removeprefix(_AUTH), **_full(mount)})
 

@@ -1,4 +1,4 @@
-"""sys/internal/specs/openapi and `?help=1`: the API's description, from the very tables that serve it.
+"""sys/internal/specs/openapi and `?help=1`: the API's description, from the tables that serve it.
 
 Every mount that the caller may see contributes its engine's routes below its path, in OpenAPI 3.0.2
 with Vault's extensions, which client generators know.
@@ -197,7 +197,7 @@ def help_answer(engine: Engine, route: Route, path: str) -> Response:
 
 
 def read_document(call: Call) -> Response:
-    """Anyone may read it; mounts of others than the server's own are shown to those who see them."""
+    """Anyone may read it; beyond the server's own, only mounts that the caller may see are in."""
     table = call.services.mounts.table(call.view).mounts
     own = [mount for mount in table.values() if mount.type in _ALWAYS_THERE]
     seen = {mount.path: mount for mount in (*own, *visible_mounts(call, caller_of(call)))}
