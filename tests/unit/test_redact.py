@@ -5,7 +5,6 @@ import hmac
 import json
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 

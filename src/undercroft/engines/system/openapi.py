@@ -206,7 +206,20 @@ def read_document(call: Call) -> Response:
         engine = _engine(call, seen[path])
         if engine is not None:
             paths.update(paths_of(engine, path, seen[path].type))
+    _make_unique(paths)
     return Response(raw=RawBody(200, "application/json", _encode(document(paths))))
+
+
+def _make_unique(paths: dict[str, Any]) -> None:
+    """Mounts at `a/b/` and `a-b/` make the same ids; generators need different ones."""
+    seen: dict[str, int] = {}
+    for item in paths.values():
+        for verb in _NAMES:
+            if verb in item:
+                name = item[verb]["operationId"]
+                seen[name] = seen.get(name, 0) + 1
+                if seen[name] > 1:
+                    item[verb]["operationId"] = f"{name}-{seen[name]}"
 
 
 def _engine(call: Call, mount: Mount) -> Engine | None:
