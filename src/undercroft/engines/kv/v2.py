@@ -62,7 +62,7 @@ def _version_json(key: Key, version: Version) -> bytes:
     """`metadata` of a version, written by hand: it is in every read."""
     return (
         b'{"created_time":"%b","custom_metadata":%b,"deletion_time":"%b","destroyed":%b,"version":%d}'
-        % (  # noqa: E501
+        % (
             rfc3339(version.created_ms).encode(),
             b"null" if not key.custom_metadata else msgspec.json.encode(key.custom_metadata),
             rfc3339(version.deletion_ms).encode() if version.deletion_ms else b"",
