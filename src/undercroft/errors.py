@@ -45,14 +45,18 @@ class NotFound(UndercroftError):
 class UnsupportedPath(NotFound):
     """No route has this path: 404."""
 
-    def __init__(self, message: str = "unsupported path", *, hint: str = "") -> None:
+    def __init__(
+        self, message: str = "1 error occurred:\n\t* unsupported path\n\n", *, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
 
 
 class UnsupportedOperation(UndercroftError):
     """The path exists, the verb does not: 405."""
 
-    def __init__(self, message: str = "unsupported operation", *, hint: str = "") -> None:
+    def __init__(
+        self, message: str = "1 error occurred:\n\t* unsupported operation\n\n", *, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
 
 

@@ -100,7 +100,7 @@ class Odd:
         {("canary", "tuple"): 1},
         "canary-\ud800-surrogate",
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_threat_aud_05_what_nobody_thought_of_is_hashed(value: Any) -> None:
     shown = json.dumps(redact(value, HASHED))

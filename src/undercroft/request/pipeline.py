@@ -35,6 +35,7 @@ from undercroft.storage.view import Snapshot, Transaction
 
 # Convention 14: clients match the substring; the long form says that a policy is at fault.
 _DENIED: Final = "1 error occurred:\n\t* permission denied\n\n"
+_FOLDER: Final = "cannot write to a path ending in '/'"
 _WRITES: Final = (Operation.CREATE, Operation.UPDATE)
 # Serves the few sys/ routes that answer before there is a mount table.
 _SEALED_SYS: Final = Mount(SYSTEM, "sys/", "system", "system")
@@ -75,7 +76,11 @@ class Pipeline:
         facts.token = caller.token
         if found is None or mount is None:
             self._authorise_unknown(request, caller)
+            if request.path.endswith("/") and request.operation in _WRITES:
+                raise InvalidRequest(_FOLDER)
             raise problem or UnsupportedPath(f"no handler for route {_quoted(request.path)}")
+        if request.path.endswith("/") and request.operation in _WRITES:
+            raise InvalidRequest(_FOLDER)
         path, params = lowered(request.path[len(mount.path) :], found)
         found = found._replace(params=params)
         if found.route.lower:

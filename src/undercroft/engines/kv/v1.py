@@ -26,8 +26,8 @@ def _lease_seconds(call: Call, payload: bytes) -> int:
         return default
     members = top_level(payload)
     raw = members.get("ttl", members.get("lease"))
-    if raw is None:
-        return default
+    if raw is None or (b"." in bytes(raw) and bytes(raw)[:1] != b'"'):
+        return default  # a number with a fraction is no duration
     try:
         return parse_duration(msgspec.json.decode(raw)) or default
     except InvalidRequest:

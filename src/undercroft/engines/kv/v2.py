@@ -177,10 +177,10 @@ def delete_newest(call: Call) -> Response | None:
 # single versions
 
 
-def _numbers(call: Call) -> list[int]:
+def _numbers(call: Call, missing: str = "No version number provided") -> list[int]:
     numbers: list[int] = call.fields.get("versions") or []
     if not numbers:
-        raise InvalidRequest("No version number provided")
+        raise InvalidRequest(missing)
     return numbers
 
 
@@ -216,7 +216,7 @@ def undelete_versions(call: Call) -> Response | None:
 
 def destroy_versions(call: Call) -> Response | None:
     """The payloads go for good; the facts stay."""
-    numbers, key = _numbers(call), _load(call)
+    numbers, key = _numbers(call, "no version number provided"), _load(call)
     if key is None:
         return None
     for version in key.versions:

@@ -8,6 +8,7 @@ caller may not see and one that does not exist get the same answer.
 from typing import Any, Final
 
 from undercroft.engines.base import Call, Caller, Field, Route, reads
+from undercroft.engines.system.mounts import describe
 from undercroft.errors import PermissionDenied
 from undercroft.request.model import Response
 from undercroft.request.mounts import Mount
@@ -77,7 +78,7 @@ def list_mounts(call: Call) -> Response:
     caller = caller_of(call)
     data: dict[str, dict[str, Any]] = {"auth": {}, "secret": {}}
     for mount in visible_mounts(call, caller):
-        described = _brief(mount) if caller is None else _full(mount)
+        described = _brief(mount) if caller is None else describe(mount)
         if mount.path.startswith(_AUTH):
             data["auth"][mount.path.removeprefix(_AUTH)] = described
         else:
@@ -98,7 +99,7 @@ def read_mount(call: Call) -> Response:
             "preflight capability check returned 403, please ensure client's policies grant "
             f"access to path{shown}"
         )
-    return Response({"path": mount.path.removeprefix(_AUTH), **_full(mount)})
+    return Response({"path": mount.path.removeprefix(_AUTH), **describe(mount)})
 
 
 def resultant_acl(call: Call) -> Response:
@@ -124,29 +125,6 @@ def list_namespaces(call: Call) -> Response:
 
 def _brief(mount: Mount) -> dict[str, Any]:
     return {"type": mount.type, "description": mount.description, "options": mount.options or {}}
-
-
-def _full(mount: Mount) -> dict[str, Any]:
-    config = mount.config
-    shown: dict[str, Any] = {
-        "default_lease_ttl": config.default_lease_ttl,
-        "force_no_cache": config.force_no_cache,
-        "max_lease_ttl": config.max_lease_ttl,
-    }
-    if config.listing_visibility:
-        shown["listing_visibility"] = config.listing_visibility
-    if mount.path.startswith(_AUTH):
-        shown["token_type"] = config.token_type
-    return {
-        "accessor": mount.accessor,
-        "config": shown,
-        "description": mount.description,
-        "external_entropy_access": mount.external_entropy_access,
-        "local": mount.local,
-        "options": mount.options,
-        "seal_wrap": mount.seal_wrap,
-        "type": mount.type,
-    }
 
 
 ROUTES: Final = (

@@ -209,10 +209,9 @@ def describe(mount: Mount) -> dict[str, Any]:
             shown[name] = getattr(config, name)
     if config.user_lockout_config:
         shown["user_lockout_config"] = config.user_lockout_config
-    return {
+    described = {
         "accessor": mount.accessor,
         "config": shown,
-        "deprecation_status": "supported",
         "description": mount.description,
         "external_entropy_access": mount.external_entropy_access,
         "local": mount.local,
@@ -224,6 +223,9 @@ def describe(mount: Mount) -> dict[str, Any]:
         "type": mount.type,
         "uuid": mount.uuid,
     }
+    if mount.type not in _BUILT_IN_ONCE:
+        described["deprecation_status"] = "supported"
+    return described
 
 
 def _tuning(call: Call, mount: Mount) -> dict[str, Any]:
