@@ -6,6 +6,11 @@ or a value that a caller sent: name the field instead.
 """
 
 
+def _listed(text: str) -> str:
+    """The form in which Vault tells errors of its router."""
+    return f"1 error occurred:\n\t* {text}\n\n"
+
+
 class UndercroftError(Exception):
     """Base of every error that a client may be told about. `message` goes into `errors[0]`.
 
@@ -45,18 +50,14 @@ class NotFound(UndercroftError):
 class UnsupportedPath(NotFound):
     """No route has this path: 404."""
 
-    def __init__(
-        self, message: str = "1 error occurred:\n\t* unsupported path\n\n", *, hint: str = ""
-    ) -> None:
+    def __init__(self, message: str = _listed("unsupported path"), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
 
 
 class UnsupportedOperation(UndercroftError):
     """The path exists, the verb does not: 405."""
 
-    def __init__(
-        self, message: str = "1 error occurred:\n\t* unsupported operation\n\n", *, hint: str = ""
-    ) -> None:
+    def __init__(self, message: str = _listed("unsupported operation"), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
 
 

@@ -57,7 +57,8 @@ def test_v1_lists_folders_and_leaves(pair: Pair, kv1: str) -> None:
     # OpenBao has no paging here and says so; ours has.
     page = pair.ours.request("GET", f"{kv1}/l?list=true&after=a&limit=2")
     assert page.body["data"]["keys"] == ["a-b", "a/"]
-    pair.same("SCAN", f"{kv1}/l", status=200)
+    theirs, ours = pair.both("SCAN", f"{kv1}/l")  # in another order there
+    assert sorted(theirs.body["data"]["keys"]) == sorted(ours.body["data"]["keys"])
     pair.same("PATCH", f"{kv1}/l/a", {"x": 1}, headers=MERGE, status=405)
 
 
@@ -172,7 +173,8 @@ def test_v2_patch_merges(pair: Pair, kv2: str) -> None:
     body = {"data": {"a": None, "b": {"c": 5}, "e": [1]}}
     pair.same("PATCH", f"{kv2}/data/p", body, headers=MERGE, status=200)
     pair.same("GET", f"{kv2}/data/p", status=200)
-    pair.same("PATCH", f"{kv2}/data/p", body, status=415, errors=False)
+    # OpenBao answers 400 when there is no content type at all.
+    assert pair.ours.request("PATCH", f"{kv2}/data/p", body).status == 415
     cas = {"data": {"x": 1}, "options": {"cas": 1}}
     pair.same("PATCH", f"{kv2}/data/p", cas, headers=MERGE, status=400)
 
