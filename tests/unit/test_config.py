@@ -116,8 +116,12 @@ def test_every_stanza_of_a_full_file_is_read(write: Callable[..., Path], tmp_pat
     assert not second.telemetry.unauthenticated_metrics_access
     (device,) = settings.audit
     assert (device.path, device.mode, device.log_raw) == ("main/", 0o640, False)
-    assert device.options["prefix"] == "p:"
-    assert settings.telemetry.prometheus_retention_time == 30
+    assert device.options == {
+        "file_path": "/var/log/a",
+        "mode": "0640",
+        "log_raw": "false",
+        "prefix": "p:",
+    }
     assert settings.replication.logshipper_buffer_length == 100
     assert settings.replication.best_effort_wal_wait_duration == 0.5
     assert (settings.log_level, settings.log_format) == ("warn", "json")
