@@ -39,6 +39,10 @@ def server(values: argparse.Namespace) -> int:
             with _pid_file(loaded.settings.pid_file):
                 return run(loaded.settings, _dev_options(values, loaded.settings, certificates))
     except UndercroftError as error:
+        problems = error.message.splitlines()
+        if len(problems) > 1:
+            text = f"the configuration has {len(problems)} mistakes"
+            raise CommandError(text, hint=error.message) from None
         raise CommandError(error.message, hint=error.hint) from None
 
 

@@ -86,7 +86,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         str, Setting("Newest TLS version: `tls12`, `tls13`.", Kind.CHOICE, _TLS_VERSIONS)
     ] = "tls13"
     tls_client_ca_file: Annotated[
-        str, Setting("PEM file of the CAs that client certificates must come from.", reload=True)
+        str, Setting("PEM file of the CAs that client certificates must come from.")
     ] = ""
     tls_require_and_verify_client_cert: Annotated[
         bool, Setting("Refuse clients without a certificate of `tls_client_ca_file`.", Kind.BOOL)
