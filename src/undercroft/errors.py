@@ -95,5 +95,12 @@ class Internal(UndercroftError):
     """Our own fault: 500 with a fixed text; the cause goes to the log."""
 
 
+class AuditFailed(UndercroftError):
+    """No audit device could record the request, so it must not be served: 500 (AUD-11)."""
+
+    def __init__(self, message: str = "internal error", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+
+
 class ReadOnly(Exception):  # control flow, not a failure
     """A handler wrote through a read-only view: run the request one hop up (DESIGN idea 2)."""

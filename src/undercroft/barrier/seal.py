@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from undercroft.barrier import shamir
 from undercroft.barrier.keyring import KEY_BYTES, NONCE_BYTES, Keyring, KeyTerm
-from undercroft.errors import Corrupt, InvalidRequest, Sealed
+from undercroft.errors import Corrupt, InvalidRequest, Refused, Sealed
 from undercroft.node.state import UnsealProgress
 from undercroft.storage.keys import OWN, SYSTEM, key
 from undercroft.storage.view import Snapshot, Transaction
@@ -187,7 +187,10 @@ class SealManager:
             return None
         shares = self._shares
         self.reset()
-        keyring = self._open(tx, self._combined(shares))
+        try:
+            keyring = self._open(tx, self._combined(shares))
+        except InvalidRequest as error:
+            raise Refused(error.message) from None  # that the attempt is over stands
         tx.use_keyring(keyring)
         tx.after_commit.append(lambda: self.adopt(keyring))
         return keyring
@@ -372,7 +375,8 @@ class SealManager:
 
     def _wrap(self, wrapping_key: bytes, purpose: bytes, plain: bytes) -> bytes:
         nonce = self._random(NONCE_BYTES)
-        return b"\x01" + nonce + AESGCM(wrapping_key).encrypt(nonce, plain, b"\x01" + purpose)
+        sealed = AESGCM(wrapping_key).encrypt(nonce, plain, b"\x01" + purpose)
+        return b"\x01" + nonce + sealed
 
     def _unwrap(self, wrapping_key: bytes, purpose: bytes, sealed: bytes) -> bytes:
         nonce, rest = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]

@@ -24,6 +24,7 @@ from undercroft.config import Listener as ListenerSettings
 from undercroft.config import Settings
 from undercroft.engines import registry
 from undercroft.engines.base import Services
+from undercroft.engines.system.health import remember_version
 from undercroft.errors import InvalidRequest, UndercroftError
 from undercroft.http.listener import Listener
 from undercroft.node.state import CLUSTER_KEY, Cluster, NodeState
@@ -43,6 +44,7 @@ from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
 from undercroft.request.policies import PolicyStore
 from undercroft.request.tokens import Limits, TokenStore
+from undercroft.storage.directory import locked_directory, memory_directory
 from undercroft.storage.store import Store
 from undercroft.storage.view import Transaction
 
@@ -91,7 +93,12 @@ def build_services(node: Node) -> Services:
         tokens=TokenStore(Limits(settings.default_lease_ttl, settings.max_lease_ttl)),
         policies=PolicyStore(),
         metrics=node.metrics,
-        audit=Auditor(settings.audit),
+        audit=Auditor(
+            settings.audit,
+            data_directory=node.directory if node.durable else None,
+            metrics=node.metrics,
+            warn=log.warn,
+        ),
         engines=registry.ENGINES,
     )
 
@@ -126,6 +133,7 @@ def writer_main(node: Node) -> None:
 
 
 async def _writer(node: Node) -> None:
+    node.metrics.attach(1)
     loop = asyncio.get_running_loop()
     stop = _stop_event(loop)
     services = build_services(node)
@@ -160,10 +168,16 @@ def _on_keyring(writer: Writer, keyring: Keyring) -> None:
     with writer.store.snapshot() as view:
         cluster = view.read(CLUSTER_KEY, Cluster)
     assert cluster is not None, "an initialised cluster has a name"
-    writer.unsealed(keyring, cluster_name=cluster.name, cluster_id=cluster.id)
     if was_sealed:
-        writer.commit_internal(lambda tx, now_ms: writer.services.audit.ensure_salts(tx))
+        writer.commit_internal(lambda tx, now_ms: _prepare_opened(writer.services, tx, now_ms))
         log.info("unsealed", cluster=cluster.name)
+    writer.unsealed(keyring, cluster_name=cluster.name, cluster_id=cluster.id)
+
+
+def _prepare_opened(services: Services, tx: Transaction, now_ms: int) -> None:
+    """What must be stored before the first request may be served."""
+    services.audit.ensure_salts(tx)
+    remember_version(tx, now_ms)
 
 
 def _auto_unseal(writer: Writer, seal: SealManager) -> None:
@@ -201,6 +215,7 @@ def worker_main(node: Node, index: int) -> None:
 
 
 async def _worker(node: Node, index: int) -> None:
+    node.metrics.attach(2 + index)
     loop = asyncio.get_running_loop()
     stop = _stop_event(loop)
     stopping = asyncio.ensure_future(stop.wait())
@@ -310,8 +325,8 @@ def _data_directory(settings: Settings, durable: bool) -> Iterator[Path]:
     """The directory of the store, ours alone while this runs."""
     if durable:
         directory = Path(settings.storage.path)
-        with Store.lock(directory):
+        with locked_directory(directory):
             yield directory
     else:
-        with Store.memory_directory() as directory:
+        with memory_directory() as directory:
             yield directory

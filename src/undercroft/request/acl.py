@@ -7,7 +7,7 @@ pattern are merged; a deny among them is all that remains.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,11 +96,21 @@ def _lesser(one: int, other: int) -> int:
 class Acl:
     """Made by `Acl.compile`, `Acl.root` or `Acl.closed`."""
 
-    __slots__ = ("_anywhere", "_by_head", "_exact", "_lengths", "_prefixes", "closed", "is_root")
+    __slots__ = (
+        "_anywhere",
+        "_by_head",
+        "_exact",
+        "_grants",
+        "_lengths",
+        "_prefixes",
+        "closed",
+        "is_root",
+    )
 
     def __init__(self, *, is_root: bool = False, closed: bool = False) -> None:
         self.is_root = is_root
         self.closed = closed  # a rule that denies could not be applied: nothing is allowed
+        self._grants: Mapping[str, Grant] = {}  # by pattern; below, sorted for the look-up
         self._exact: dict[str, Grant] = {}
         self._prefixes: dict[str, Grant] = {}
         self._lengths: tuple[int, ...] = ()  # of the prefixes, longest first
@@ -136,6 +146,7 @@ class Acl:
         return acl
 
     def _fill(self, grants: Mapping[str, Grant]) -> None:
+        self._grants = grants
         wildcards: list[_Wildcard] = []
         for pattern, grant in grants.items():
             if pattern == "+" or pattern.startswith("+/") or "/+" in pattern:
@@ -188,6 +199,12 @@ class Acl:
         if grant is None or not grant.bits or grant.bits & _DENY:
             return [DENY]
         return sorted(name for name, bit in _BITS.items() if grant.bits & bit)
+
+    def rules(self) -> Iterator[tuple[str, list[str]]]:
+        """Every pattern with its capabilities, as sys/internal/ui/resultant-acl shows them."""
+        for pattern, grant in self._grants.items():
+            names = sorted(name for name, bit in _BITS.items() if grant.bits & bit)
+            yield pattern, [DENY] if grant.bits & _DENY else names
 
     def _find(self, path: str) -> Grant | None:
         """The rule that decides about a path without an exact rule.

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from undercroft.engines.base import Call, Caller, Engine, Handler, Route, Services
+from undercroft.engines.base import Apply, Call, Caller, Engine, Handler, Route, Services
+from undercroft.engines.system.openapi import help_answer
 from undercroft.errors import (
     InvalidRequest,
     PermissionDenied,
@@ -140,17 +141,23 @@ class Pipeline:
         caller: Caller | None,
     ) -> Admitted:
         route = found.route
-        if route.raw_body:
-            fields, warnings = _query_fields(found, request), []
-        else:
-            fields, warnings = parse_fields(found.fields, request, found.params)
+        fields, warnings = parse_fields(
+            found.fields, request, found.params, body=not route.raw_body
+        )
         call = Call(
             request, mount, view, now_ms, self.services, found.params, fields, caller=caller
         )
         if request.operation in _WRITES:  # a forwarded request is judged anew in the writer
             absent = route.exists is not None and not route.exists(call)
             request.operation = Operation.CREATE if absent else Operation.UPDATE
+        if request.operation is Operation.HELP:
+            return Admitted(call, route, Handler(self._help(route, mount)), [])
         return Admitted(call, route, route.handlers[request.operation], warnings)
+
+    def _help(self, route: Route, mount: Mount) -> Apply:
+        """`?help=1`: what the path is for, from the same table that serves it."""
+        engine = self._engine(mount)
+        return lambda call: help_answer(engine, route, call.request.path[len(mount.path) :])
 
     def _authorise(self, admitted: Admitted, caller: Caller) -> None:
         request, acl = admitted.call.request, caller.acl
@@ -165,7 +172,7 @@ class Pipeline:
     def _authorise_unknown(self, request: Request, caller: Caller) -> None:
         """Only who may use a path learns that there is nothing."""
         acl: Acl = caller.acl
-        if not acl.is_root and not acl.allows(request.operation, request.path):
+        if not acl.allows(request.operation, request.path, lambda: _decoded(request)):
             raise PermissionDenied(_DENIED)
 
     # run
@@ -256,11 +263,6 @@ def _decoded(request: Request) -> Mapping[str, object]:
         return dict(request.query)
     decoded = {name: msgspec.json.decode(raw) for name, raw in decode_body(request.body).items()}
     return {**request.query, **decoded}
-
-
-def _query_fields(found: Match, request: Request) -> dict[str, Any]:
-    bodiless = Request(request.id, request.operation, request.path, query=request.query)
-    return parse_fields(found.fields, bodiless, found.params)[0]
 
 
 def _quoted(path: str) -> str:

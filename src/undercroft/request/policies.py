@@ -71,6 +71,9 @@ class PolicyStore:
             return _ROOT_POLICY
         return _space(view).read(_PREFIX + name, StoredPolicy)
 
+    def exists(self, view: Snapshot, name: str) -> bool:
+        return self.get(view, name) is not None
+
     def list(self, view: Snapshot) -> list[str]:
         """Names, sorted. `root` is one although nothing is stored; the internal one is not."""
         names = set(_space(view).list(_PREFIX)) - {RESPONSE_WRAPPING}

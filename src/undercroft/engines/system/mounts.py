@@ -137,7 +137,7 @@ class _Family:
             seal_wrap=call.get("seal_wrap", False),
             external_entropy_access=call.get("external_entropy_access", False),
         )
-        self._check(call, engine, mount)
+        self._check(call, engine, mount, None)
         call.services.mounts.put(call.view, mount)
         return None
 
@@ -170,23 +170,23 @@ class _Family:
         options = call.get("options")
         if options is not None:
             options = {**(mount.options or {}), **options}
-        mount = structs.replace(
+        tuned = structs.replace(
             mount,
             config=config,
             description=call.get("description", mount.description),
             options=mount.options if options is None else options,
         )
-        self._check(call, call.services.engines[mount.type], mount)
-        call.services.mounts.put(call.view, mount)
+        self._check(call, call.services.engines[mount.type], tuned, mount)
+        call.services.mounts.put(call.view, tuned)
         return None
 
-    def _check(self, call: Call, engine: Engine, mount: Mount) -> None:
+    def _check(self, call: Call, engine: Engine, mount: Mount, before: Mount | None) -> None:
         settings = call.services.settings
         longest = mount.config.max_lease_ttl or settings.max_lease_ttl
         if mount.config.default_lease_ttl > longest:
             raise InvalidRequest("given default lease TTL greater than given max lease TTL")
         if engine.check is not None:
-            engine.check(mount)
+            engine.check(mount, before)
 
 
 _BUILT_IN_ONCE: Final = ("system", "cubbyhole", "token")

@@ -109,13 +109,12 @@ def _unseal(call: Call) -> Response:
         raise InvalidRequest(
             "'key' must be specified in request body as JSON, or 'reset' set to true"
         )
-    elif state.sealed:
-        if seal.unseal(tx, parse_share(call.get("key"))) is not None:
-            cluster = tx.read(CLUSTER_KEY, Cluster)
-            assert cluster is not None, "an initialised cluster has a name"
-            state = msgspec.structs.replace(
-                state, sealed=False, cluster_name=cluster.name, cluster_id=cluster.id
-            )
+    elif state.sealed and seal.unseal(tx, parse_share(call.get("key"))) is not None:
+        cluster = tx.read(CLUSTER_KEY, Cluster)
+        assert cluster is not None, "an initialised cluster has a name"
+        state = msgspec.structs.replace(
+            state, sealed=False, cluster_name=cluster.name, cluster_id=cluster.id
+        )
     return bare(status_body(msgspec.structs.replace(state, unseal=seal.progress())))
 
 
