@@ -148,7 +148,7 @@ def _names(choices: Mapping[str, str]) -> str:
 
 _TEMPLATE_TEXT: Final = "must be written out: go-sockaddr templates ({{ … }}) are not supported"
 _ADDRESS: Final = re.compile(
-    r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.*_-]*))(?::(\d{1,5}))?", re.ASCII
+    r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*))(?::(\d{1,5}))?", re.ASCII
 )
 
 
