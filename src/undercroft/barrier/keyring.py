@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -30,6 +31,11 @@ class KeyTerm:
     installed_ms: int  # wall clock, Unix milliseconds
 
 
+class _Serialized(msgspec.Struct, array_like=True):
+    terms: list[tuple[int, bytes, int]]
+    root_key: bytes
+
+
 class Keyring:
     """All terms; the highest is active. Immutable but for its count: rotation makes a new one."""
 
@@ -41,6 +47,26 @@ class Keyring:
         self._ciphers = {t.term.to_bytes(TERM_BYTES, "big"): AESGCM(t.key) for t in terms}
         self._active_term = self.active.term.to_bytes(TERM_BYTES, "big")
         self._active_encrypt = self._ciphers[self._active_term].encrypt
+
+    def rotated(self, key: bytes, now_ms: int) -> "Keyring":
+        """The same keyring with a new active term."""
+        term = KeyTerm(self.active.term + 1, key, now_ms)
+        return Keyring((*self.terms, term), self.root_key)
+
+    def serialize(self) -> bytes:
+        """All of it, in clear: for the node's own processes, and to be sealed by the root key."""
+        return msgspec.msgpack.encode(
+            _Serialized([(t.term, t.key, t.installed_ms) for t in self.terms], self.root_key)
+        )
+
+    @classmethod
+    def deserialize(cls, data: bytes) -> "Keyring":
+        """Raises Corrupt."""
+        try:
+            held = msgspec.msgpack.decode(data, type=_Serialized)
+        except msgspec.MsgspecError:
+            raise Corrupt("the keyring does not parse") from None
+        return cls(tuple(KeyTerm(*term) for term in held.terms), held.root_key)
 
     def __repr__(self) -> str:
         return f"<Keyring active_term={self.active.term}>"

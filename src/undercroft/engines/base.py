@@ -160,7 +160,7 @@ class Engine:
     auth: bool = False  # mounted below auth/
     # Types with several route tables (KV by its version) choose one for a mount.
     variant: Callable[["Mount"], "Engine"] | None = None
-    # Checks options and configuration of a new mount, or of a tuned one beside what it was before;
+    # Checks options and configuration of a new mount (None) or a tuned one (as it was before);
     # raises InvalidRequest.
     check: Callable[["Mount", "Mount | None"], None] | None = None
     # Auth engines: would the login that gave this token still be granted? Answers with the TTLs

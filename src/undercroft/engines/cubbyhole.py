@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
+from undercroft.engines import listing
 from undercroft.engines.base import Call, Engine, Handler, Route, deletes, lists, reads, writes
 from undercroft.engines.kv.fields import writable_path
-from undercroft.engines.kv.listing import ignored_query, list_names
 from undercroft.engines.kv.v1 import object_body
 from undercroft.errors import InvalidRequest, NotFound, PermissionDenied
 from undercroft.request.model import Operation, Response
@@ -50,7 +50,7 @@ def delete(call: Call) -> None:
 
 
 def list_keys(call: Call) -> Response:
-    return ignored_query(call, Response({"keys": list_names(call.local, _name(call))}))
+    return Response({"keys": listing.list_names(call, call.local, _name(call))})
 
 
 def no_path(call: Call) -> Response:
@@ -89,6 +89,7 @@ ENGINE: Final = Engine(
                 **deletes(delete, summary="Delete from the token's own store."),
                 **lists(list_keys, summary="List names in the token's own store."),
             },
+            fields=listing.FIELDS,
             exists=exists,
             raw_body=True,
             summary="A token's own secret",

@@ -29,10 +29,11 @@ def patched(stored: bytes, sent: bytes) -> bytes:
     if is_object(stored):
         texts = msgspec.json.decode(stored, type=dict[str, str])
     for name, raw in _sent(sent).items():
-        if raw == b"null":
+        change = bytes(raw)
+        if change == b"null":
             texts.pop(name, None)
         else:
-            texts[name] = _text(bytes(raw))
+            texts[name] = _text(change)
     return _stored(texts)
 
 

@@ -23,7 +23,10 @@ def writable_path(call: Call) -> str:
 def was_sent_null(call: Call, name: str) -> bool:
     """JSON null is not a field's value, but in a change of settings it says: the default again."""
     body = call.request.body
-    return b"null" in body and decode_body(body).get(name) == b"null"
+    if b"null" not in body:
+        return False
+    raw = decode_body(body).get(name)
+    return raw is not None and bytes(raw) == b"null"
 
 
 def max_versions_of(call: Call) -> int:

@@ -6,6 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from undercroft.durations import rfc3339
+from undercroft.engines import listing
 from undercroft.engines.base import Call, Field, Handler, Kind, Route, deletes, lists, reads, writes
 from undercroft.engines.kv import custom
 from undercroft.engines.kv.data import exists
@@ -15,7 +16,6 @@ from undercroft.engines.kv.fields import (
     was_sent_null,
     writable_path,
 )
-from undercroft.engines.kv.listing import list_names, scan_names
 from undercroft.engines.kv.secret import Secret, load, metadata_name, remove, save, time_text
 from undercroft.engines.kv.settings import Config, config_of
 from undercroft.errors import InvalidRequest, NotFound
@@ -58,26 +58,24 @@ def delete(call: Call) -> None:
 
 
 def list_keys(call: Call) -> Response:
-    return Response({"keys": _page(call)})
+    return Response({"keys": listing.list_names(call, call.store, _prefix(call))})
 
 
 def list_detailed(call: Call) -> Response:
-    return _detailed(call, _page(call))
+    return _detailed(call, listing.list_names(call, call.store, _prefix(call)))
 
 
 def scan(call: Call) -> Response:
-    keys = scan_names(call.store, metadata_name(call.params["path"]))
-    return Response({"keys": keys} if keys else {})
+    return listing.scan_response(listing.scan_names(call, call.store, _prefix(call)))
 
 
 def scan_detailed(call: Call) -> Response:
-    keys = scan_names(call.store, metadata_name(call.params["path"]))
-    return _detailed(call, keys) if keys else Response({})
+    keys = listing.scan_names(call, call.store, _prefix(call))
+    return _detailed(call, keys) if keys else listing.scan_response(keys)
 
 
-def _page(call: Call) -> list[str]:
-    prefix = metadata_name(call.params["path"])
-    return list_names(call.store, prefix, call.get("after", ""), call.get("limit", 0))
+def _prefix(call: Call) -> str:
+    return metadata_name(call.params["path"])
 
 
 def _detailed(call: Call, keys: list[str]) -> Response:
@@ -166,11 +164,6 @@ def _described(secret: Secret) -> dict[str, Any]:
     }
 
 
-_LISTING: Final = (
-    Field("after", Kind.STRING, "Names up to and with this one are left out of a list."),
-    Field("limit", Kind.INT, "How many names a list has at most; 0: all."),
-)
-
 METADATA: Final = Route(
     "metadata/{path*}",
     {
@@ -192,7 +185,7 @@ METADATA: Final = Route(
             "Whether every write of metadata must say which one it follows.",
         ),
         Field("metadata_cas", Kind.INT, "The metadata version that must be current; 0: none yet."),
-        *_LISTING,
+        *listing.FIELDS,
     ),
     exists=exists,
     summary="Settings and versions of a secret",
@@ -204,6 +197,6 @@ DETAILED: Final = Route(
         **lists(list_detailed, summary="List names with what is known of each."),
         Operation.SCAN: Handler(scan_detailed, summary="The same at every depth."),
     },
-    fields=_LISTING,
+    fields=listing.FIELDS,
     summary="Names with their metadata",
 )

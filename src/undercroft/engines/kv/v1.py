@@ -10,10 +10,10 @@ from typing import Final
 import msgspec
 
 from undercroft.durations import parse_duration
+from undercroft.engines import listing
 from undercroft.engines.base import Call, Engine, Handler, Route, deletes, lists, reads, writes
 from undercroft.engines.kv.fields import writable_path
 from undercroft.engines.kv.jsontext import is_object, members
-from undercroft.engines.kv.listing import ignored_query, list_names, scan_names
 from undercroft.errors import InvalidRequest, NotFound
 from undercroft.request.model import Operation, Response
 
@@ -48,14 +48,11 @@ def delete(call: Call) -> None:
 
 
 def list_keys(call: Call) -> Response:
-    return ignored_query(
-        call, Response({"keys": list_names(call.store, "d/" + call.params["path"])})
-    )
+    return Response({"keys": listing.list_names(call, call.store, "d/" + call.params["path"])})
 
 
 def scan(call: Call) -> Response:
-    keys = scan_names(call.store, "d/" + call.params["path"])
-    return ignored_query(call, Response({"keys": keys} if keys else {}))
+    return listing.scan_response(listing.scan_names(call, call.store, "d/" + call.params["path"]))
 
 
 def nothing_here(call: Call) -> Response:
@@ -115,6 +112,7 @@ ENGINE: Final = Engine(
                 **lists(list_keys, summary="List names."),
                 Operation.SCAN: Handler(scan, summary="List names at every depth."),
             },
+            fields=listing.FIELDS,
             exists=exists,
             raw_body=True,
             summary="A secret",

@@ -170,15 +170,14 @@ class _Family:
         options = call.get("options")
         if options is not None:
             options = {**(mount.options or {}), **options}
-        before = mount
-        mount = structs.replace(
+        tuned = structs.replace(
             mount,
             config=config,
             description=call.get("description", mount.description),
             options=mount.options if options is None else options,
         )
-        self._check(call, call.services.engines[mount.type], mount, before)
-        call.services.mounts.put(call.view, mount)
+        self._check(call, call.services.engines[mount.type], tuned, mount)
+        call.services.mounts.put(call.view, tuned)
         return None
 
     def _check(self, call: Call, engine: Engine, mount: Mount, before: Mount | None) -> None:
@@ -210,10 +209,9 @@ def describe(mount: Mount) -> dict[str, Any]:
             shown[name] = getattr(config, name)
     if config.user_lockout_config:
         shown["user_lockout_config"] = config.user_lockout_config
-    return {
+    described = {
         "accessor": mount.accessor,
         "config": shown,
-        "deprecation_status": "supported",
         "description": mount.description,
         "external_entropy_access": mount.external_entropy_access,
         "local": mount.local,
@@ -225,6 +223,9 @@ def describe(mount: Mount) -> dict[str, Any]:
         "type": mount.type,
         "uuid": mount.uuid,
     }
+    if mount.type not in _BUILT_IN_ONCE:
+        described["deprecation_status"] = "supported"
+    return described
 
 
 def _tuning(call: Call, mount: Mount) -> dict[str, Any]:
