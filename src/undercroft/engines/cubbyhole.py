@@ -55,8 +55,7 @@ def list_keys(call: Call) -> Response:
 
 def no_path(call: Call) -> Response:
     _name(call)
-    writable_path(call)  # an empty path never is
-    raise NotFound
+    raise InvalidRequest("missing path")
 
 
 def _name(call: Call) -> str:

@@ -21,14 +21,18 @@ def undelete(call: Call) -> None:
 
 
 def destroy(call: Call) -> None:
-    _each(call, destroyed)
+    _each(call, destroyed, missing="no version number provided")
 
 
-def _each(call: Call, change: Callable[[Space, str, Secret, int], Secret]) -> None:
+def _each(
+    call: Call,
+    change: Callable[[Space, str, Secret, int], Secret],
+    missing: str = "No version number provided",
+) -> None:
     """A version or a secret that is not there is no error: it is gone already."""
     path, numbers = writable_path(call), call.get("versions")
     if not numbers:
-        raise InvalidRequest("No version number provided")
+        raise InvalidRequest(missing)
     space = call.store
     before = load(space, path)
     if before is None:
