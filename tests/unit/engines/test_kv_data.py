@@ -106,6 +106,22 @@ def test_a_short_payload_needs_one_entry_and_a_long_one_its_own(v2: Calls) -> No
     assert v2.names() == ["m/a", "v/a/1", "v/a/2"]
 
 
+def test_a_long_payload_is_written_once_whatever_happens_around_it(v2: Calls) -> None:
+    def record(name: str) -> bytes | None:
+        with v2.store.snapshot() as view:
+            return view.raw(v2.mount.keyspace + v2.mount.id + name.encode())
+
+    v2.write("data/a", {"data": {"v": LONG}})
+    written = record("v/a/1")
+    assert written is not None
+    v2.write("metadata/a", {"custom_metadata": {"a": "b"}})
+    v2.delete("data/a")
+    v2.write("undelete/a", {"versions": [1]})
+    v2.write("data/a", {"data": {"v": LONG}})
+    assert record("v/a/1") == written
+    assert len(record("m/a") or b"") < INLINE_BYTES_MAX
+
+
 def test_paths_that_look_like_versions_do_not_mix(v2: Calls) -> None:
     for path in ("a", "a/1", "a/1/2", "1"):
         for number in (1, 2, 3):
