@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from tests.support.calls import DELETE, LIST, PATCH, READ, SCAN, WRITE, Calls, data_of, text_of
+from undercroft.engines.kv import jsontext
+from undercroft.engines.kv.fields import PATH_BYTES_MAX
 from undercroft.engines.kv.secret import INLINE_BYTES_MAX
 from undercroft.errors import (
     InvalidRequest,
@@ -129,6 +131,15 @@ def test_paths_that_look_like_versions_do_not_mix(v2: Calls) -> None:
     for path in ("a", "a/1", "a/1/2", "1"):
         for number in (1, 2, 3):
             assert v2.read(f"data/{path}", version=number)["data"]["at"] == f"{path} {number}"
+
+
+def test_the_longest_path_takes_many_versions_and_a_longer_one_none(v2: Calls) -> None:
+    path = "data/" + "ä/" * (PATH_BYTES_MAX // 3 - 1) + "b"
+    for number in (1, 2, 3):
+        v2.write(path, {"data": {"n": number, "v": LONG}})
+    assert [v2.read(path, version=n)["data"]["n"] for n in (1, 2, 3)] == [1, 2, 3]
+    with pytest.raises(InvalidRequest, match="longer than"):
+        v2.write(path + "ccccc", {"data": {}})
 
 
 def test_create_or_update_is_decided_by_the_secret_being_there(v2: Calls) -> None:
@@ -371,7 +382,8 @@ def patched(calls: Calls, before: bytes, change: bytes) -> bytes:
     [
         (b'{"a":1.50,"b":2}', b'{"b":1e3}', b'{"a":1.50,"b":1e3}'),
         (b'{"a":{"c":1,"d":null}}', b'{"a":{"c":null,"e":1.0}}', b'{"a":{"d":null,"e":1.0}}'),
-        (b'{"l":[1, {"x":null}]}', b'{"z":1}', b'{"l":[1, {"x":null}],"z":1}'),
+        (b'{"l":[1.0,{"x":null},[]]}', b'{"z":1}', b'{"l":[1.0,{"x":null},[]],"z":1}'),
+        (b'{"s":"\\u00e9\\ud83d\\ude00\\n"}', b"{}", '{"s":"é😀\\n"}'.encode()),
         (b'{"a":1}', b'{"z":{"n":null,"m":1}}', b'{"a":1,"z":{"m":1}}'),
         (b'{"a":{"b":1}}', b'{"a":[null]}', b'{"a":[null]}'),
         (b'{"a":1}', b"{}", b'{"a":1}'),
@@ -384,6 +396,21 @@ def test_a_patch_is_merged_and_numbers_stay_as_written(
     v2: Calls, before: bytes, change: bytes, after: bytes
 ) -> None:
     assert patched(v2, before, change) == after
+
+
+def test_a_deep_and_long_patch_takes_time_in_proportion_to_its_length(v2: Calls) -> None:
+    depth, filler = 300, b"x" * 200_000
+    deep = b'{"a":' * depth + b'"' + filler + b'"' + b"}" * depth
+    decoded = [0]
+
+    def counting(text: bytes, parse: Any = jsontext._parse) -> Any:
+        decoded[0] += len(text)
+        return parse(text)
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(jsontext, "_parse", counting)
+        assert patched(v2, deep, deep) == deep
+    assert decoded[0] == 2 * len(deep)
 
 
 def test_a_patch_makes_a_version(v2: Calls) -> None:

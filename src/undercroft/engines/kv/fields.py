@@ -5,8 +5,12 @@ from typing import Final
 from undercroft.engines.base import Call
 from undercroft.errors import InvalidRequest
 from undercroft.request.dispatch import decode_body
+from undercroft.storage.keys import NAME_BYTES_MAX
 
 _MAX_VERSIONS_MAX: Final = 2**32 - 1
+# Leaves room for `v/` and a version, or for a token's accessor, whatever that version may be: a
+# secret that could be written once but never again would be a trap.
+PATH_BYTES_MAX: Final = NAME_BYTES_MAX - 64
 _TRAILING_SLASH: Final = "cannot write to a path ending in '/'"
 
 
@@ -17,6 +21,8 @@ def writable_path(call: Call) -> str:
         raise InvalidRequest(_TRAILING_SLASH)
     if not path:
         raise InvalidRequest("missing path")
+    if len(path.encode()) > PATH_BYTES_MAX:
+        raise InvalidRequest(f"the path is longer than {PATH_BYTES_MAX} bytes")
     return path
 
 
