@@ -131,22 +131,25 @@ class Store:
             extent = txn.get(_LOG_KEY, None, self.meta)
             if extent is not None:
                 self._log_first, self._log_bytes = _LOG.unpack(extent)
-            self._load_digests(txn)
+            self.digests, self.digest_seq = self.stored_digests(txn)
 
-    def _load_digests(self, txn: lmdb.Transaction) -> None:
+    def stored_digests(self, txn: lmdb.Transaction) -> tuple[DigestTree, int]:
+        """The tree as it stands, and the record that its checkpoint stands for. Raises Corrupt."""
+        tree = DigestTree()
         raw = cast("bytes | None", txn.get(_DIGEST_SEQ_KEY, None, self.meta))
-        self.digest_seq = int.from_bytes(raw, "big") if raw else 0
+        seq = int.from_bytes(raw, "big") if raw else 0
         cursor = txn.cursor(self.meta)
         found = cursor.set_range(_DIGEST_PREFIX)
         while found and bytes(cursor.key()).startswith(_DIGEST_PREFIX):
             name = bytes(cursor.key())[len(_DIGEST_PREFIX) :]
-            self.digests.load(name, bytes(cursor.value()))
+            tree.load(name, bytes(cursor.value()))
             found = cursor.next()
-        for _, record in self.records(txn, self.digest_seq + 1):
-            self.digests.apply(
+        for _, record in self.records(txn, seq + 1):
+            tree.apply(
                 Delta(op.key, op.old_tag, NO_TAG if op.record is None else tag_of(op.record))
                 for op in record.operations()
             )
+        return tree, seq
 
     def close(self) -> None:
         self.env.close()
