@@ -36,7 +36,7 @@ from undercroft.storage.wal import (
 )
 
 # Address space, not disk: LMDB's file grows as it is filled. Less where mmap refuses so much.
-_MAP_BYTES: Final = 1 << 40
+_MAP_BYTES: Final = 1 << 38
 _MAP_BYTES_MIN: Final = 1 << 30
 
 FORMAT: Final = b"1"
@@ -81,6 +81,7 @@ class Store:
         self.position = START  # of the last committed record
         self.digests = DigestTree()
         self.digest_seq = 0  # the record that the stored digests stand for
+        self.unsaved_changes = 0  # entries changed since
         self._log_first = 1
         self._log_bytes = 0
         if writable:
@@ -131,10 +132,13 @@ class Store:
             extent = txn.get(_LOG_KEY, None, self.meta)
             if extent is not None:
                 self._log_first, self._log_bytes = _LOG.unpack(extent)
-            self.digests, self.digest_seq = self.stored_digests(txn)
+            self.digests, self.digest_seq, self.unsaved_changes = self.stored_digests(txn)
 
-    def stored_digests(self, txn: lmdb.Transaction) -> tuple[DigestTree, int]:
-        """The tree as it stands, and the record that its checkpoint stands for. Raises Corrupt."""
+    def stored_digests(self, txn: lmdb.Transaction) -> tuple[DigestTree, int, int]:
+        """The tree as it stands, the record that its checkpoint stands for, changes since then.
+
+        Raises Corrupt.
+        """
         tree = DigestTree()
         raw = cast("bytes | None", txn.get(_DIGEST_SEQ_KEY, None, self.meta))
         seq = int.from_bytes(raw, "big") if raw else 0
@@ -144,12 +148,15 @@ class Store:
             name = bytes(cursor.key())[len(_DIGEST_PREFIX) :]
             tree.load(name, bytes(cursor.value()))
             found = cursor.next()
+        changes = 0
         for _, record in self.records(txn, seq + 1):
-            tree.apply(
+            deltas = [
                 Delta(op.key, op.old_tag, NO_TAG if op.record is None else tag_of(op.record))
                 for op in record.operations()
-            )
-        return tree, seq
+            ]
+            tree.apply(deltas)
+            changes += len(deltas)
+        return tree, seq, changes
 
     def close(self) -> None:
         self.env.close()

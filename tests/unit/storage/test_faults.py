@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from tests.unit.storage.stores import change, open_store
 from undercroft.storage import batch as batches
-batches.CHECKPOINT_RECORDS = 4
+batches.CHECKPOINT_CHANGES = 4
 store = open_store(Path(sys.argv[1]))
 for number in range(10):
     batch = store.batch()

@@ -194,7 +194,7 @@ def test_an_altered_or_missing_log_record_is_found(tmp_path: Path) -> None:
 def test_the_log_is_trimmed_by_count_but_never_past_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "CHECKPOINT_RECORDS", 10)
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 10)
     store = open_store(tmp_path, retention=Retention(records=5))
     for n in range(9):
         write(store, {str(n): b"x"})
@@ -214,7 +214,7 @@ def test_the_log_is_trimmed_by_count_but_never_past_the_checkpoint(
 def test_the_log_is_trimmed_by_size_and_by_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retention: Retention
 ) -> None:
-    monkeypatch.setattr(batches, "CHECKPOINT_RECORDS", 1)
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
     store = open_store(tmp_path, retention=retention)
     for n in range(50):
         batch = store.batch(lambda n=n: n * 100)
@@ -317,24 +317,28 @@ def test_listing_and_reading_equal_a_plain_dictionary(
     data: st.DataObject,
 ) -> None:
     store = open_store(tmp_path_factory.mktemp("store"))
-    write(store, dict(committed))
-    batch = store.batch()
-    tx = batch.transaction()
-    change(tx, overlay)
-    model = {n: v for n, v in {**committed, **overlay}.items() if v is not None}
-    space = Space(tx, b"s", MOUNT)
-    assert {name: space.get(name) for name in space.names()} == model
-    prefixes = [n[: n.rindex("/") + 1] for n in model if "/" in n]
-    prefix = data.draw(st.sampled_from(["", *prefixes]))
-    below = [n[len(prefix) :] for n in model if n.startswith(prefix)]
-    expected = sorted({n[: n.find("/") + 1] or n for n in below}, key=str.encode)
-    assert space.list(prefix) == expected
-    limit = data.draw(st.integers(1, 5))
-    after = data.draw(st.sampled_from(["", *expected]))
-    rest = [n for n in expected if n.encode() > after.encode()]
-    assert space.list(prefix, after=after, limit=limit) == rest[:limit]
-    batch.abort()
-    store.close()
+    batch = None
+    try:
+        write(store, dict(committed))
+        batch = store.batch()
+        tx = batch.transaction()
+        change(tx, overlay)
+        model = {n: v for n, v in {**committed, **overlay}.items() if v is not None}
+        space = Space(tx, b"s", MOUNT)
+        assert {name: space.get(name) for name in space.names()} == model
+        prefixes = [n[: n.rindex("/") + 1] for n in model if "/" in n]
+        prefix = data.draw(st.sampled_from(["", *prefixes]))
+        below = [n[len(prefix) :] for n in model if n.startswith(prefix)]
+        expected = sorted({n[: n.find("/") + 1] or n for n in below}, key=str.encode)
+        assert space.list(prefix) == expected
+        limit = data.draw(st.integers(1, 5))
+        after = data.draw(st.sampled_from(["", *expected]))
+        rest = [n for n in expected if n.encode() > after.encode()]
+        assert space.list(prefix, after=after, limit=limit) == rest[:limit]
+    finally:
+        if batch is not None:
+            batch.abort()
+        store.close()
 
 
 class Histories(RuleBasedStateMachine):
@@ -346,7 +350,7 @@ class Histories(RuleBasedStateMachine):
 
         self._directory = tempfile.TemporaryDirectory(prefix="undercroft-test-")
         self.path = Path(self._directory.name)
-        batches.CHECKPOINT_RECORDS = 3  # type: ignore[misc]
+        batches.CHECKPOINT_CHANGES = 3  # type: ignore[misc]
         self.store = open_store(self.path, retention=Retention(records=4))
         self.model: dict[str, bytes] = {}
 
@@ -384,7 +388,7 @@ class Histories(RuleBasedStateMachine):
         assert contents(self.store) == self.model
 
     def teardown(self) -> None:
-        batches.CHECKPOINT_RECORDS = 10_000  # type: ignore[misc]
+        batches.CHECKPOINT_CHANGES = 10_000  # type: ignore[misc]
         if hasattr(self, "store"):
             self.store.close()
             self._directory.cleanup()
