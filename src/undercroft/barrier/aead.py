@@ -18,7 +18,7 @@ _DOMAIN: Final = b"undercroft/seal/1/"
 _BODY: Final = 1 + NONCE_BYTES
 
 
-class NotOpened(Exception):  # noqa: N818 - an outcome that every caller turns into its own error
+class NotOpened(Exception):  # an outcome that every caller turns into its own error
     """The key, the purpose or the value is not the one; which of them cannot be told."""
 
 

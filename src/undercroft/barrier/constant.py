@@ -1,4 +1,4 @@
-"""Comparing secrets: the one place where it is done (TOK-17), in time that tells nothing of them."""
+"""The one place where secrets are compared (TOK-17), in time that tells nothing of them."""
 
 import hmac
 
