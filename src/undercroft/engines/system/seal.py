@@ -1,7 +1,7 @@
-"""sys/init, unseal, seal, seal-status, key-status, rotate and root generation, over HTTP.
+"""sys/init, unseal, seal, seal-status, key-status and rotate, over HTTP.
 
 What is decided is decided by `barrier/seal.py` in the writer; here are only Vault's paths and
-shapes. Of these, init, seal-status, unseal and the old generate-root answer without the envelope.
+shapes. Init, seal-status and unseal answer without the envelope.
 """
 
 import base64
@@ -10,62 +10,31 @@ from typing import Any, Final
 import msgspec
 
 from undercroft import __version__
-from undercroft.barrier.root_generation import OTP_LENGTH, OpenSlot, Slot
-from undercroft.barrier.seal import SealManager
 from undercroft.barrier.seal_store import OPERATIONS_MAX, RotationPolicy
 from undercroft.durations import rfc3339
-from undercroft.engines.base import Call, Field, Handler, Kind, Route, deletes, reads, writes
-from undercroft.errors import InvalidRequest, ReadOnly, UnsupportedOperation
+from undercroft.engines.base import Call, Field, Kind, Route, reads, writes
+from undercroft.engines.system import root_generation
+from undercroft.engines.system.seal_call import raw, refuse_pgp, seal_of, transaction_of
+from undercroft.errors import InvalidRequest
 from undercroft.node.state import NodeState
-from undercroft.request.model import Operation, RawBody, Response
-from undercroft.storage.view import Transaction
-
-_encode: Final = msgspec.json.Encoder().encode
+from undercroft.request.model import Response
 
 OPERATIONS_MIN: Final = 1_000_000
 INTERVAL_SECONDS_MIN: Final = 24 * 3600
-# Of `enable_unauthenticated_access` in the configuration.
-GENERATE_ROOT: Final = "generate-root"
-
-
-def _seal(call: Call) -> SealManager:
-    """The writer has it; elsewhere the request moves one hop up."""
-    if call.services.seal is None:
-        raise ReadOnly
-    return call.services.seal
-
-
-def _transaction(call: Call) -> Transaction:
-    if not isinstance(call.view, Transaction):
-        raise ReadOnly
-    return call.view
-
-
-def _raw(body: object) -> Response:
-    return Response(raw=RawBody(200, "application/json", _encode(body) + b"\n"))
-
-
-def _no_pgp(call: Call, *names: str) -> None:
-    for name in names:
-        if call.get(name):
-            raise InvalidRequest(
-                f"{name}: encryption to PGP keys is not supported",
-                hint="take the keys over TLS, and encrypt them where you receive them",
-            )
 
 
 # init
 
 
 def read_init(call: Call) -> Response:
-    return _raw({"initialized": call.services.state.initialized})
+    return raw({"initialized": call.services.state.initialized})
 
 
 def init(call: Call) -> Response:
     """Vault's API path /sys/init. Raises InvalidRequest."""
-    _no_pgp(call, "pgp_keys", "recovery_pgp_keys", "root_token_pgp_key")
-    made = _seal(call).initialize(
-        _transaction(call),
+    refuse_pgp(call, "pgp_keys", "recovery_pgp_keys", "root_token_pgp_key")
+    made = seal_of(call).initialize(
+        transaction_of(call),
         shares=call.get("secret_shares", 0),
         threshold=call.get("secret_threshold", 0),
         recovery_shares=call.get("recovery_shares", 0),
@@ -77,7 +46,7 @@ def init(call: Call) -> Response:
         body["recovery_keys"] = made.recovery_shares
         body["recovery_keys_base64"] = _as_base64(made.recovery_shares)
     body["root_token"] = made.root_token
-    return _raw(body)
+    return raw(body)
 
 
 def _as_base64(shares: tuple[str, ...]) -> list[str]:
@@ -88,7 +57,7 @@ def _as_base64(shares: tuple[str, ...]) -> list[str]:
 
 
 def seal_status(call: Call) -> Response:
-    return _raw(_status(call.services.state))
+    return raw(_status(call.services.state))
 
 
 def _status(state: NodeState) -> dict[str, Any]:
@@ -117,7 +86,7 @@ def unseal(call: Call) -> Response:
     With the last share that is a server with a name, which is known only once it has opened: the
     body is written by the last of the commit's effects.
     """
-    seal, tx = _seal(call), _transaction(call)
+    seal, tx = seal_of(call), transaction_of(call)
     key_text, reset = call.get("key", ""), call.get("reset", False)
     if not key_text and not reset:
         raise InvalidRequest(
@@ -127,10 +96,10 @@ def unseal(call: Call) -> Response:
         raise InvalidRequest("can't perform a seal migration, no migration seal found")
     seal.unseal(tx, key_text=key_text, reset=reset)
     services = call.services
-    response = _raw(_status(msgspec.structs.replace(services.state, **seal.status(tx))))
+    response = raw(_status(msgspec.structs.replace(services.state, **seal.status(tx))))
 
     def tell() -> None:
-        response.raw = _raw(_status(services.state)).raw
+        response.raw = raw(_status(services.state)).raw
 
     if tx.after_commit:
         tx.after_commit.append(tell)
@@ -140,7 +109,7 @@ def unseal(call: Call) -> Response:
 def seal(call: Call) -> Response | None:
     """Vault's API path /sys/seal; a sealed server is sealed already, whoever asks."""
     if call.caller is not None:
-        _seal(call).seal(_transaction(call))
+        seal_of(call).seal(transaction_of(call))
     return None
 
 
@@ -148,7 +117,7 @@ def seal(call: Call) -> Response | None:
 
 
 def key_status(call: Call) -> Response:
-    status = _seal(call).renewal.key_status()
+    status = seal_of(call).renewal.key_status()
     data = {
         "term": status.term,
         "install_time": rfc3339(status.installed_ms),
@@ -158,11 +127,11 @@ def key_status(call: Call) -> Response:
 
 
 def rotate(call: Call) -> None:
-    _seal(call).renewal.rotate(_transaction(call), call.now_ms)
+    seal_of(call).renewal.rotate(transaction_of(call), call.now_ms)
 
 
 def read_rotation(call: Call) -> Response:
-    policy = _seal(call).renewal.policy(call.view)
+    policy = seal_of(call).renewal.policy(call.view)
     return Response(
         {
             "enabled": policy.enabled,
@@ -179,7 +148,7 @@ def _interval_text(seconds: int) -> str:
 
 
 def write_rotation(call: Call) -> None:
-    renewal = _seal(call).renewal
+    renewal = seal_of(call).renewal
     policy = renewal.policy(call.view)
     operations = call.get("max_operations", policy.max_operations)
     interval_seconds = call.get("interval", policy.interval_seconds)
@@ -190,129 +159,7 @@ def write_rotation(call: Call) -> None:
     if interval_seconds and interval_seconds < INTERVAL_SECONDS_MIN:
         raise InvalidRequest("interval must be greater or equal to 24h0m0s")
     enabled = call.get("enabled", policy.enabled)
-    renewal.set_policy(_transaction(call), RotationPolicy(enabled, operations, interval_seconds))
-
-
-# root generation: with a token, in the envelope
-
-
-def read_generation(call: Call) -> Response:
-    manager = _seal(call)
-    return Response(_generation(manager.root_generation, manager.required_shares(call.view)))
-
-
-def _generation(slot: Slot, required: int, otp: str = "") -> dict[str, Any]:
-    """Vault leaves out what an attempt would have when there is none."""
-    data: dict[str, Any] = {"complete": False, "otp": otp, "otp_length": OTP_LENGTH}
-    attempt = slot.attempt
-    progress = 0 if attempt is None else len(attempt.collected)
-    data |= {"progress": progress, "required": required, "started": attempt is not None}
-    if attempt is not None:
-        data |= {"nonce": attempt.nonce, "pgp_fingerprint": ""}
-    return data
-
-
-def start_generation(call: Call) -> Response:
-    manager = _seal(call)
-    required = _required(call, manager)
-    otp = manager.root_generation.start(call.get("otp", ""), call.now_ms)
-    return Response(_generation(manager.root_generation, required, otp))
-
-
-def _required(call: Call, manager: SealManager) -> int:
-    _no_pgp(call, "pgp_key")
-    required = manager.required_shares(call.view)
-    if not required:
-        raise InvalidRequest("the server was initialised without recovery keys")
-    return required
-
-
-def cancel_generation(call: Call) -> None:
-    _seal(call).root_generation.cancel()
-
-
-def update_generation(call: Call) -> Response:
-    for name in ("nonce", "key"):
-        if not call.get(name):
-            raise InvalidRequest(f"{name} is required")
-    return Response(_updated(call, _seal(call).root_generation))
-
-
-def _updated(call: Call, slot: Slot) -> dict[str, Any]:
-    manager, tx = _seal(call), _transaction(call)
-    required = manager.required_shares(tx)
-    nonce = call.get("nonce", "")
-    progress, encoded = slot.update(
-        nonce,
-        call.get("key", ""),
-        required,
-        call.now_ms,
-        authorise=lambda combined: manager.check_shares(tx, combined),
-        issue=lambda: call.services.tokens.issue_root(tx, call.now_ms),
-    )
-    return {
-        "nonce": nonce,
-        "started": True,
-        "progress": progress,
-        "required": required,
-        "complete": bool(encoded),
-        "encoded_token": encoded,
-        "pgp_fingerprint": "",
-    }
-
-
-# root generation: without a token, as in old Vaults; off unless the configuration opens it
-
-
-def _open_slot(call: Call) -> OpenSlot:
-    if GENERATE_ROOT not in call.services.settings.enable_unauthenticated_access:
-        raise UnsupportedOperation
-    return _seal(call).open_root_generation
-
-
-def read_open_generation(call: Call) -> Response:
-    slot = _open_slot(call)
-    return _open_status(_generation(slot, _seal(call).required_shares(call.view)))
-
-
-def _open_status(data: dict[str, Any], otp_length: int = OTP_LENGTH) -> Response:
-    """The same facts in the old shape: nothing left out, no envelope."""
-    encoded = data.get("encoded_token", "")
-    return _raw(
-        {
-            "nonce": data.get("nonce", ""),
-            "started": data["started"],
-            "progress": data["progress"],
-            "required": data["required"],
-            "complete": data["complete"],
-            "encoded_token": encoded,
-            "encoded_root_token": encoded,
-            "pgp_fingerprint": "",
-            "otp": data.get("otp", ""),
-            "otp_length": otp_length,
-        }
-    )
-
-
-def start_open_generation(call: Call) -> Response:
-    slot = _open_slot(call)
-    required = _required(call, _seal(call))
-    slot.ration(call.now_ms)
-    otp = slot.start(call.get("otp", ""), call.now_ms)
-    return _open_status(_generation(slot, required, otp))
-
-
-def cancel_open_generation(call: Call) -> None:
-    slot = _open_slot(call)
-    slot.ration(call.now_ms)
-    slot.cancel()
-
-
-def update_open_generation(call: Call) -> Response:
-    slot = _open_slot(call)
-    if not call.get("key"):
-        raise InvalidRequest("'key' must be specified in request body as JSON")
-    return _open_status(_updated(call, slot), otp_length=0)
+    renewal.set_policy(transaction_of(call), RotationPolicy(enabled, operations, interval_seconds))
 
 
 _COUNTS: Final = (
@@ -336,25 +183,11 @@ _ROTATION_FIELDS: Final = (
     Field("max_operations", Kind.INT, "Encryptions under one term before the next is made."),
     Field("interval", Kind.DURATION, "Age of a term before the next is made; 0 for no limit."),
 )
-_START_FIELDS: Final = (
-    Field("otp", doc="One-time password of 26 characters; made here when it is not given."),
-    Field("pgp_key", doc="Not supported."),
-)
-_UPDATE_FIELDS: Final = (
-    Field("key", doc="One share of the unseal key, or of the recovery key."),
-    Field("nonce", doc="Nonce of the attempt."),
-)
-
 _ROTATION: Final = {
     **reads(read_rotation, summary="Returns when the keyring is rotated automatically."),
     **writes(write_rotation, summary="Sets when the keyring is rotated automatically."),
 }
 _ROTATE: Final = writes(rotate, summary="Adds a new encryption key to the keyring.")
-
-
-def _ups(apply: Any, **more: Any) -> dict[Operation, Handler]:
-    """Writes that look at the configuration first, where the request landed."""
-    return {op: Handler(apply, **more) for op in (Operation.CREATE, Operation.UPDATE)}
 
 
 ROUTES: Final = (
@@ -400,40 +233,5 @@ ROUTES: Final = (
     Route("rotate/keyring", _ROTATE, sudo=True, summary="Rotates the keyring."),
     Route("rotate/config", _ROTATION, _ROTATION_FIELDS, summary="Automatic rotation."),
     Route("rotate/keyring/config", _ROTATION, _ROTATION_FIELDS, summary="Automatic rotation."),
-    Route(
-        "generate-root-token/attempt",
-        {
-            **reads(read_generation, summary="Returns the progress of root generation."),
-            **writes(start_generation, summary="Starts a root generation."),
-            **deletes(cancel_generation, summary="Cancels the root generation."),
-        },
-        fields=_START_FIELDS,
-        summary="Generation of a new root token from key shares.",
-    ),
-    Route(
-        "generate-root-token/update",
-        writes(update_generation, summary="Gives one key share for root generation."),
-        fields=_UPDATE_FIELDS,
-        summary="One key share for the generation of a root token.",
-    ),
-    Route(
-        "generate-root/attempt",
-        {
-            **reads(read_open_generation, summary="Returns the progress of root generation."),
-            **_ups(start_open_generation, summary="Starts a root generation."),
-            Operation.DELETE: Handler(
-                cancel_open_generation, summary="Cancels the root generation."
-            ),
-        },
-        fields=_START_FIELDS,
-        open=True,
-        summary="Root generation without a token; off unless the configuration allows it.",
-    ),
-    Route(
-        "generate-root/update",
-        _ups(update_open_generation, summary="Gives one key share for root generation."),
-        fields=_UPDATE_FIELDS,
-        open=True,
-        summary="Root generation without a token; off unless the configuration allows it.",
-    ),
+    *root_generation.ROUTES,
 )
