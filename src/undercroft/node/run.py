@@ -142,6 +142,8 @@ async def _writer(node: Node) -> None:
         node.settings.seal,
         on_unsealed=lambda keyring: _on_unsealed(writer, keyring),
         on_sealed=writer.sealed,
+        on_changed=writer.publish_seal,
+        on_rotated=writer.rotated,
         bootstrap=bootstrap(node, services),
     )
     services.seal = seal
