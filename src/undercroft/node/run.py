@@ -142,8 +142,6 @@ async def _writer(node: Node) -> None:
         node.settings.seal,
         on_unsealed=lambda keyring: _on_unsealed(writer, keyring),
         on_sealed=writer.sealed,
-        on_changed=writer.publish_seal,
-        on_rotated=writer.rotated,
         bootstrap=bootstrap(node, services),
     )
     services.seal = seal

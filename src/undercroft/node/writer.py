@@ -261,8 +261,8 @@ class Writer:
         if waiting:
             self.commit_internal(slice_of_work)
         seal = self.services.seal
-        if seal is not None and seal.upkeep_due(now_ms):
-            self.commit_internal(seal.upkeep)
+        if seal is not None and seal.rotation_due(now_ms):
+            self.commit_internal(seal.rotate)
         return len(due) == _REAP_MAX or more
 
     def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
@@ -275,15 +275,10 @@ class Writer:
     # seal
 
     def unsealed(self, keyring: Keyring, **facts: Any) -> None:
-        """The seal has opened; `facts` are fields of the state."""
+        """The seal has opened, or the keyring has changed; `facts` are fields of the state."""
         self.store.set_keyring(keyring)
         self._offers_allowed = False
         self.publish_seal(sealed=False, active_since_ms=self._clock_ms(), **facts)
-
-    def rotated(self, keyring: Keyring) -> None:
-        """The keyring has a new term."""
-        self.store.set_keyring(keyring)
-        self.publish()
 
     def sealed(self) -> None:
         """Drop the keyring here and everywhere; answers wait until every worker has confirmed."""
@@ -298,11 +293,12 @@ class Writer:
         """After a crash of the writer: the workers of this node still hold the keyring."""
         seal = self.services.seal
         assert seal is not None
+        keyring = Keyring.deserialize(serialized)
         with self.store.snapshot() as view:
-            keyring = seal.recover(view, Keyring.deserialize(serialized))
-        if keyring is None:
-            return
+            if not seal.is_current(view, keyring):
+                return
         log.warn("the writer was restarted and took the keyring back from a worker")
+        seal.adopt(keyring)
         self.unsealed(keyring)
 
     def _dropped(self, link: WorkerLink) -> None:
