@@ -27,14 +27,19 @@ _SECONDS_MAX: Final = 2**63 // 10**9  # what Go's time.Duration holds
 
 def parse_duration(value: object, name: str = "duration") -> int:
     """Seconds, rounded towards zero. Raises InvalidRequest naming the field, never its value."""
+    return int(parse_seconds(value, name))
+
+
+def parse_seconds(value: object, name: str = "duration") -> float:
+    """Seconds with their fraction, as timeouts may have one. Raises as `parse_duration` does."""
     if value is None or value == "":
-        return 0
+        return 0.0
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InvalidRequest(f"{name}: not a duration: use seconds, or a text such as 90s, 30m, 1h")
     seconds = float(value) if isinstance(value, int | float) else _parse_text(value.strip(), name)
     if not abs(seconds) <= _SECONDS_MAX:
         raise InvalidRequest(f"{name}: the duration is out of range")
-    return int(seconds)
+    return seconds
 
 
 def _parse_text(text: str, name: str) -> float:

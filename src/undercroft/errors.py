@@ -6,6 +6,11 @@ or a value that a caller sent: name the field instead.
 """
 
 
+def _listed(text: str) -> str:
+    """The form in which Vault tells errors of its router."""
+    return f"1 error occurred:\n\t* {text}\n\n"
+
+
 class UndercroftError(Exception):
     """Base of every error that a client may be told about. `message` goes into `errors[0]`.
 
@@ -45,14 +50,14 @@ class NotFound(UndercroftError):
 class UnsupportedPath(NotFound):
     """No route has this path: 404."""
 
-    def __init__(self, message: str = "unsupported path", *, hint: str = "") -> None:
+    def __init__(self, message: str = _listed("unsupported path"), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
 
 
 class UnsupportedOperation(UndercroftError):
     """The path exists, the verb does not: 405."""
 
-    def __init__(self, message: str = "unsupported operation", *, hint: str = "") -> None:
+    def __init__(self, message: str = _listed("unsupported operation"), *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
 
 
@@ -93,6 +98,13 @@ class Corrupt(UndercroftError):
 
 class Internal(UndercroftError):
     """Our own fault: 500 with a fixed text; the cause goes to the log."""
+
+
+class AuditFailed(UndercroftError):
+    """No audit device could record the request, so it must not be served: 500 (AUD-11)."""
+
+    def __init__(self, message: str = "internal error", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
 
 
 class ReadOnly(Exception):  # control flow, not a failure

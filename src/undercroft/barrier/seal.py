@@ -36,7 +36,7 @@ from undercroft.barrier.seal_store import (
     write_root_key,
 )
 from undercroft.barrier.shamir import SHARES_MAX, split
-from undercroft.barrier.shares import Collected, parse_share
+from undercroft.barrier.shares import Collected, check_share
 from undercroft.errors import Corrupt, InvalidRequest
 from undercroft.node.state import UnsealProgress
 from undercroft.storage.view import Snapshot, Transaction
@@ -63,10 +63,10 @@ class SealSettings(Protocol):
 
 
 class Initialized(msgspec.Struct, frozen=True):
-    """What init answers, once: nobody can read any of it again. Shares are in hexadecimal."""
+    """What init answers, once: nobody can read any of it again."""
 
-    shares: tuple[str, ...]
-    recovery_shares: tuple[str, ...]
+    shares: tuple[bytes, ...]
+    recovery_shares: tuple[bytes, ...]
     root_token: str
 
     def __repr__(self) -> str:
@@ -74,32 +74,29 @@ class Initialized(msgspec.Struct, frozen=True):
 
 
 class SealManager:
-    """One per node. `on_unsealed` and `on_sealed` are told after the commit that did it.
+    """One per node. `on_keyring` is told the keyring that is in force from now on (unsealed, or
+    rotated), `on_sealed` that there is none; both after the commit that did it.
 
-    `on_changed` hears of everything else that `status` shows; `on_rotated` gets the keyring with
-    its new term (without it, `on_unsealed` does). `bootstrap` writes what a new cluster starts
-    with, inside the transaction of init, and answers the root token: if any of it fails, nothing
-    of it is there (TOK-18).
+    `on_progress` hears of everything else that `status` shows. `bootstrap` writes what a new
+    cluster starts with, inside the transaction of init, and answers the root token: if any of it
+    fails, nothing of it is there (TOK-18).
     """
 
     def __init__(
         self,
         settings: SealSettings,
         *,
-        on_unsealed: Callable[[Keyring], None],
+        on_keyring: Callable[[Keyring], None],
         on_sealed: Callable[[], None],
+        on_progress: Callable[[], None],
         bootstrap: Callable[[Transaction, int], str],
-        on_changed: Callable[[], None] = lambda: None,
-        on_rotated: Callable[[Keyring], None] | None = None,
     ) -> None:
         _check_settings(settings)
         self._settings = settings
-        self._on_unsealed = on_unsealed
         self._on_sealed = on_sealed
-        self._on_changed = on_changed
+        self._on_progress = on_progress
         self._bootstrap = bootstrap
-        self.renewal = Renewal(on_rotated or on_unsealed)
-        self._rewrap = False  # the root key is still wrapped by the previous static key
+        self.renewal = Renewal(on_keyring)
         self._unsealing = Collected()
         self._unseal_nonce = ""
         self.root_generation = Slot()
@@ -158,9 +155,9 @@ class SealManager:
         made = self._protect_root_key(tx, asked, keyring.root_key)
         token = self._bootstrap(tx, now_ms)
         if asked.type == STATIC:
-            tx.after_commit.append(lambda: self._opened(keyring, StoredKeyring(keyring.terms)))
+            tx.after_commit.append(lambda: self.adopt(keyring))
             return Initialized((), made, token)
-        tx.after_commit.append(self._on_changed)
+        tx.after_commit.append(self._on_progress)
         return Initialized(made, (), token)
 
     def _checked_config(
@@ -181,7 +178,7 @@ class SealManager:
 
     def _protect_root_key(
         self, tx: Transaction, config: SealConfig, root_key: bytes
-    ) -> tuple[str, ...]:
+    ) -> tuple[bytes, ...]:
         """Wrap it by the seal; answers the shares (of the recovery key, when that is static)."""
         if config.type == SHAMIR:
             seal_key = os.urandom(KEY_BYTES)
@@ -197,16 +194,13 @@ class SealManager:
 
     # unseal
 
-    def unseal(self, tx: Transaction, *, key_text: str = "", reset: bool = False) -> None:
-        """One more share, or (`reset`) forget those given. `status` tells how far it has come.
+    def unseal(self, tx: Transaction, share: bytes) -> None:
+        """One more share; `status` tells how far it has come.
 
         The last share opens the seal once `tx` is committed. Shares that do not fit are forgotten
         all together, as nobody can tell which was wrong. Raises InvalidRequest.
         """
         config = self._config(tx)
-        share = b"" if reset else parse_share(key_text)
-        if reset and self.unsealed:
-            raise InvalidRequest("vault is unsealed")
         if self.unsealed:
             return
         if config.type != SHAMIR:
@@ -214,33 +208,31 @@ class SealManager:
                 "this server is unsealed by the key of its configuration",
                 hint="it does so when it starts: restart it",
             )
-        if reset:
-            self._forget_unsealing()
-            self._on_changed()
-            return
+        check_share(share)
         self._collect(tx, config, share)
+
+    def reset(self) -> None:
+        """Forget the shares given so far. Raises InvalidRequest when nobody is giving any."""
+        if self.unsealed:
+            raise InvalidRequest("vault is unsealed")
+        self._forget_unsealing()
+        self._on_progress()
 
     def _collect(self, tx: Transaction, config: SealConfig, share: bytes) -> None:
         if not self._unsealing.add(share):
             return
         self._unseal_nonce = self._unseal_nonce or str(uuid.uuid4())
         if len(self._unsealing) < config.threshold:
-            self._on_changed()
+            self._on_progress()
             return
         collected = self._unsealing
         self._forget_unsealing()
         try:
-            keyring, stored = self._open_with(tx, config, collected.combine())
+            keyring = self._open_with(tx, config, collected.combine())
         except InvalidRequest:
-            self._on_changed()
+            self._on_progress()
             raise
-        tx.after_commit.append(lambda: self._opened(keyring, stored))
-
-    def unseal_with(self, view: Snapshot, key_text: str) -> Keyring:
-        """Unseal by the one share of a one-share seal, at start (`server -dev`)."""
-        keyring, stored = self._open_with(view, self._config(view), parse_share(key_text))
-        self._adopt(keyring, stored)
-        return keyring
+        tx.after_commit.append(lambda: self.adopt(keyring))
 
     def auto_unseal(self, view: Snapshot) -> Keyring | None:
         """The keyring of a static seal; None where people unseal, or before init.
@@ -253,11 +245,21 @@ class SealManager:
         self._check_type(config)
         if config.type == SHAMIR:
             return None
-        key_id = wrapped_root_key(view).key_id
-        keyring, stored = self._open_with(view, config, self._static_key(key_id))
-        self._rewrap = key_id != self._settings.current_key_id
-        self._adopt(keyring, stored)
-        return keyring
+        return self._open_with(view, config, self._static_key(wrapped_root_key(view).key_id))
+
+    def adopt(self, keyring: Keyring) -> None:
+        """This keyring, of `auto_unseal` or `recover`, is in force from now on."""
+        self._forget_unsealing()
+        self.renewal.open(keyring)
+
+    def rewrap(self, tx: Transaction) -> bool:
+        """Wrap the root key by the current static key, if the previous one still does."""
+        config, settings = self._config(tx), self._settings
+        if config.type != STATIC or wrapped_root_key(tx).key_id == settings.current_key_id:
+            return False
+        root_key = self.renewal.opened().root_key
+        write_root_key(tx, config, settings.current_key_id, settings.current_key, root_key)
+        return True
 
     def recover(self, view: Snapshot, offered: Keyring) -> Keyring | None:
         """The store's keyring, opened by the root key that another process of the node still had.
@@ -273,7 +275,6 @@ class SealManager:
         keyring = stored.keyring(offered.root_key)
         if keyring.active.term == offered.active.term:
             keyring.encryptions = max(keyring.encryptions, offered.encryptions)
-        self._adopt(keyring, stored)
         return keyring
 
     def check_shares(self, view: Snapshot, combined: bytes) -> None:
@@ -290,9 +291,7 @@ class SealManager:
         except NotOpened:
             raise InvalidRequest(_WRONG_SHARES) from None
 
-    def _open_with(
-        self, view: Snapshot, config: SealConfig, seal_key: bytes
-    ) -> tuple[Keyring, StoredKeyring]:
+    def _open_with(self, view: Snapshot, config: SealConfig, seal_key: bytes) -> Keyring:
         self._check_type(config)
         try:
             root_key = open_root_key(view, config, seal_key)
@@ -307,7 +306,7 @@ class SealManager:
             stored = open_keyring(view, root_key)
         except NotOpened:
             raise Corrupt("the stored keyring does not open under its root key") from None
-        return stored.keyring(root_key), stored
+        return stored.keyring(root_key)
 
     def _static_key(self, key_id: str) -> bytes:
         settings = self._settings
@@ -330,57 +329,27 @@ class SealManager:
 
     # seal
 
-    def seal(self, tx: Transaction) -> None:
+    def seal(self, tx: Transaction, now_ms: int) -> None:
         """Close it once `tx` is committed; every process has dropped its keys when it answers."""
-        self.renewal.save_count(tx)
+        self.renewal.save_count(tx, now_ms)
         tx.after_commit.append(self._closed)
 
-    # upkeep
+    # rotation
 
-    def upkeep_due(self, now_ms: int) -> bool:
-        """Is there anything for `upkeep`? Asked by the writer now and then."""
-        return self._rewrap or self.renewal.due(now_ms)
-
-    def upkeep(self, tx: Transaction, now_ms: int) -> None:
-        """Rotate when that is due, move to the current static key, put the count on record."""
-        if self._rewrap:
-            self._rewrap_root_key(tx)
-        self.renewal.renew(tx, now_ms)
-
-    def _rewrap_root_key(self, tx: Transaction) -> None:
-        settings = self._settings
-        write_root_key(
-            tx,
-            self._config(tx),
-            settings.current_key_id,
-            settings.current_key,
-            self.renewal.opened().root_key,
-        )
-
-        def done() -> None:
-            self._rewrap = False
-
-        tx.after_commit.append(done)
+    def maintain(self, view: Snapshot, now_ms: int) -> Callable[[Transaction, int], None] | None:
+        """What the writer should commit now, asked now and then; None: nothing."""
+        return self.renewal.due(view, now_ms)
 
     # what a commit brings about
 
-    def _opened(self, keyring: Keyring, stored: StoredKeyring) -> None:
-        self._adopt(keyring, stored)
-        self._on_unsealed(keyring)
-
     def _closed(self) -> None:
         self.renewal.close()
-        self._rewrap = False
         self._forget_unsealing()
         self.root_generation.cancel()
         self.open_root_generation.cancel()
         self._on_sealed()
 
     # inside
-
-    def _adopt(self, keyring: Keyring, stored: StoredKeyring) -> None:
-        self.renewal.open(keyring, stored)
-        self._forget_unsealing()
 
     def _forget_unsealing(self) -> None:
         self._unsealing, self._unseal_nonce = Collected(), ""
@@ -411,8 +380,8 @@ def check_counts(shares: int, threshold: int, what: str) -> None:
         raise InvalidRequest(f"invalid {what} configuration: {problem}")
 
 
-def _shares_of(key: bytes, config: SealConfig) -> tuple[str, ...]:
-    return tuple(share.hex() for share in split(key, config.shares, config.threshold))
+def _shares_of(key: bytes, config: SealConfig) -> tuple[bytes, ...]:
+    return tuple(split(key, config.shares, config.threshold))
 
 
 def _check_settings(settings: SealSettings) -> None:

@@ -27,11 +27,16 @@ def parse_share(text: str) -> bytes:
             share = base64.b64decode(text, validate=True)
     except ValueError:
         raise InvalidRequest("'key' must be a valid hex or base64 string") from None
+    check_share(share)
+    return share
+
+
+def check_share(share: bytes) -> None:
+    """Raises InvalidRequest for what is too short or too long to be one."""
     if len(share) < SHARE_BYTES_MIN:
         raise InvalidRequest(f"invalid key: key is shorter than minimum {SHARE_BYTES_MIN} bytes")
     if len(share) > SHARE_BYTES_MAX:
         raise InvalidRequest(f"invalid key: key is longer than maximum {SHARE_BYTES_MAX} bytes")
-    return share
 
 
 class Collected:

@@ -160,8 +160,9 @@ class Engine:
     auth: bool = False  # mounted below auth/
     # Types with several route tables (KV by its version) choose one for a mount.
     variant: Callable[["Mount"], "Engine"] | None = None
-    # Checks options and configuration of a new or tuned mount; raises InvalidRequest.
-    check: Callable[["Mount"], None] | None = None
+    # Checks options and configuration of a new mount (None) or a tuned one (as it was before);
+    # raises InvalidRequest.
+    check: Callable[["Mount", "Mount | None"], None] | None = None
     # Auth engines: would the login that gave this token still be granted? Answers with the TTLs
     # as they are now; raises InvalidRequest to refuse the renewal. `call.mount` is the login's.
     renew: Callable[[Call, "TokenEntry"], Auth] | None = None

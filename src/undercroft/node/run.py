@@ -1,6 +1,7 @@
 """A node, put together: what the supervisor prepares and what each child process runs."""
 
 import asyncio
+import base64
 import contextlib
 import gc
 import signal
@@ -18,14 +19,15 @@ import uvloop
 
 from undercroft import __version__
 from undercroft.barrier.keyring import Keyring
-from undercroft.barrier.seal import SealManager
+from undercroft.barrier.seal import Initialized, SealManager
 from undercroft.config import Listener as ListenerSettings
 from undercroft.config import Settings
 from undercroft.engines import registry
 from undercroft.engines.base import Services
+from undercroft.engines.system.health import remember_version
 from undercroft.errors import InvalidRequest, UndercroftError
 from undercroft.http.listener import Listener
-from undercroft.node.state import NodeState
+from undercroft.node.state import CLUSTER_KEY, Cluster, NodeState
 from undercroft.node.supervisor import (
     DRAIN_SECONDS,
     Child,
@@ -42,9 +44,9 @@ from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
 from undercroft.request.policies import PolicyStore
 from undercroft.request.tokens import Limits, TokenStore
-from undercroft.storage.keys import OWN, SYSTEM
+from undercroft.storage.directory import locked_directory, memory_directory
 from undercroft.storage.store import Store
-from undercroft.storage.view import Space, Transaction
+from undercroft.storage.view import Transaction
 
 log = logs.get_logger("core")
 
@@ -91,16 +93,14 @@ def build_services(node: Node) -> Services:
         tokens=TokenStore(Limits(settings.default_lease_ttl, settings.max_lease_ttl)),
         policies=PolicyStore(),
         metrics=node.metrics,
-        audit=Auditor(settings.audit),
+        audit=Auditor(
+            settings.audit,
+            data_directory=node.directory if node.durable else None,
+            metrics=node.metrics,
+            warn=log.warn,
+        ),
         engines=registry.ENGINES,
     )
-
-
-class Cluster(msgspec.Struct, frozen=True):
-    """The cluster's own identity: never replicated, kept for good."""
-
-    id: str
-    name: str
 
 
 def bootstrap(node: Node, services: Services) -> Callable[[Transaction, int], str]:
@@ -112,7 +112,7 @@ def bootstrap(node: Node, services: Services) -> Callable[[Transaction, int], st
     def run_bootstrap(tx: Transaction, now_ms: int) -> str:
         cluster_id = str(uuid.uuid4())
         name = node.settings.cluster_name or f"undercroft-cluster-{cluster_id[:8]}"
-        Space(tx, OWN, SYSTEM).write("cluster", Cluster(cluster_id, name))
+        tx.put(CLUSTER_KEY, msgspec.msgpack.encode(Cluster(cluster_id, name)))
         services.mounts.bootstrap(tx)
         services.policies.bootstrap(tx, now_ms)
         if node.dev is not None:
@@ -133,6 +133,7 @@ def writer_main(node: Node) -> None:
 
 
 async def _writer(node: Node) -> None:
+    node.metrics.attach(1)
     loop = asyncio.get_running_loop()
     stop = _stop_event(loop)
     services = build_services(node)
@@ -140,8 +141,9 @@ async def _writer(node: Node) -> None:
     writer = Writer(store, services, loop)
     seal = SealManager(
         node.settings.seal,
-        on_unsealed=lambda keyring: _on_unsealed(writer, keyring),
+        on_keyring=lambda keyring: _on_keyring(writer, keyring),
         on_sealed=writer.sealed,
+        on_progress=writer.publish_seal,
         bootstrap=bootstrap(node, services),
     )
     services.seal = seal
@@ -149,12 +151,7 @@ async def _writer(node: Node) -> None:
     if node.dev is not None and not services.state.initialized:
         _initialize_dev(node, writer, seal)
     else:
-        with store.snapshot() as view:
-            keyring = seal.auto_unseal(view)
-        if keyring is not None:
-            _on_unsealed(writer, keyring)
-        else:
-            log.info("the server is sealed", initialized=services.state.initialized)
+        _auto_unseal(writer, seal)
     loop.add_signal_handler(signal.SIGHUP, _reload, node, services)
     server = await loop.create_unix_server(lambda: WorkerLink(writer), sock=node.writer_socket)
     writer.tick()
@@ -164,31 +161,50 @@ async def _writer(node: Node) -> None:
     store.close()
 
 
-def _on_unsealed(writer: Writer, keyring: Keyring) -> None:
-    """Who we are becomes readable with the keyring."""
+def _on_keyring(writer: Writer, keyring: Keyring) -> None:
+    """Unsealed, or rotated. Who we are becomes readable with the keyring."""
+    was_sealed = writer.services.state.sealed
     writer.store.set_keyring(keyring)
     with writer.store.snapshot() as view:
-        cluster = Space(view, OWN, SYSTEM).read("cluster", Cluster)
+        cluster = view.read(CLUSTER_KEY, Cluster)
     assert cluster is not None, "an initialised cluster has a name"
+    if was_sealed:
+        writer.commit_internal(lambda tx, now_ms: _prepare_opened(writer.services, tx, now_ms))
+        log.info("unsealed", cluster=cluster.name)
     writer.unsealed(keyring, cluster_name=cluster.name, cluster_id=cluster.id)
-    writer.commit_internal(lambda tx, now_ms: writer.services.audit.ensure_salts(tx))
-    log.info("unsealed", cluster=cluster.name)
+
+
+def _prepare_opened(services: Services, tx: Transaction, now_ms: int) -> None:
+    """What must be stored before the first request may be served."""
+    services.audit.ensure_salts(tx)
+    remember_version(tx, now_ms)
+
+
+def _auto_unseal(writer: Writer, seal: SealManager) -> None:
+    with writer.store.snapshot() as view:
+        keyring = seal.auto_unseal(view)
+    if keyring is None:
+        log.info("the server is sealed", initialized=writer.services.state.initialized)
+        return
+    seal.adopt(keyring)
+    writer.commit_internal(lambda tx, now_ms: _say_rewrapped(seal.rewrap(tx)))
+
+
+def _say_rewrapped(done: bool) -> None:
+    if done:
+        log.info("the root key is wrapped with the current static key now")
 
 
 def _initialize_dev(node: Node, writer: Writer, seal: SealManager) -> None:
-    result: list[tuple[str, str]] = []
-
-    def initialize(tx: Transaction, now_ms: int) -> None:
-        made = seal.initialize(tx, shares=1, threshold=1, now_ms=now_ms)
-        result.append((made.shares[0], made.root_token))
-
-    writer.commit_internal(initialize)
-    key, token = result[0]
-    with writer.store.snapshot() as view:
-        keyring = seal.unseal_with(view, key)
-    _on_unsealed(writer, keyring)
+    """`-dev`: what an operator would do by hand, before the first request."""
     assert node.dev is not None
-    node.dev.on_ready(key, token)
+    made: list[Initialized] = []
+    writer.commit_internal(
+        lambda tx, now_ms: made.append(seal.initialize(tx, shares=1, threshold=1, now_ms=now_ms))
+    )
+    share = made[0].shares[0]
+    writer.commit_internal(lambda tx, now_ms: seal.unseal(tx, share))
+    node.dev.on_ready(base64.b64encode(share).decode(), made[0].root_token)
 
 
 # a worker's process
@@ -199,6 +215,7 @@ def worker_main(node: Node, index: int) -> None:
 
 
 async def _worker(node: Node, index: int) -> None:
+    node.metrics.attach(2 + index)
     loop = asyncio.get_running_loop()
     stop = _stop_event(loop)
     stopping = asyncio.ensure_future(stop.wait())
@@ -308,8 +325,8 @@ def _data_directory(settings: Settings, durable: bool) -> Iterator[Path]:
     """The directory of the store, ours alone while this runs."""
     if durable:
         directory = Path(settings.storage.path)
-        with Store.lock(directory):
+        with locked_directory(directory):
             yield directory
     else:
-        with Store.memory_directory() as directory:
+        with memory_directory() as directory:
             yield directory

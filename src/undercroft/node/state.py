@@ -1,6 +1,19 @@
 """What every process of a node knows about the node: pushed by the writer, replaced whole."""
 
+from typing import Final
+
 import msgspec
+
+from undercroft.storage.keys import OWN, SYSTEM, key
+
+CLUSTER_KEY: Final = key(OWN, SYSTEM, "cluster")
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """The cluster's own identity, stored at CLUSTER_KEY: never replicated, kept for good."""
+
+    id: str
+    name: str
 
 
 class UnsealProgress(msgspec.Struct, frozen=True):
@@ -29,3 +42,10 @@ class NodeState(msgspec.Struct, frozen=True):
     active_since_ms: int = 0
     started_ms: int = 0
     last_wal: int = 0
+    standby: bool = False
+    performance_standby: bool = False
+    removed: bool = False  # from its HA cluster
+    ha_healthy: bool = True  # the link to the active node, on a standby
+    performance_mode: str = "disabled"  # or primary, secondary, bootstrapping
+    dr_mode: str = "disabled"
+    fenced: bool = False  # a primary that met a higher epoch: reads go on

@@ -7,7 +7,7 @@ over a snapshot of its own, synchronously; only what must be written (or prepare
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
@@ -40,6 +40,7 @@ log = get_logger("worker")
 
 IN_FLIGHT_MAX: Final = 4096  # requests of one worker at the writer: past it, 503
 _PREPARE_THREADS: Final = 4
+_CODES: Final = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 _encode_prepared: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -145,8 +146,10 @@ class Worker:
         self.services.state = frame.state
         if frame.keyring:
             self.store.set_keyring(Keyring.deserialize(frame.keyring))
+            self.services.audit.activate()
         else:
             self.store.set_keyring(None)
+            self.services.audit.forget()
             self.services.mounts.forget()
             self.services.policies.forget()
             self.link.tell(Dropped(frame.serial))
@@ -160,6 +163,20 @@ class Worker:
 
     def serve(self, http: HttpRequest) -> "HttpResponse | asyncio.Future[HttpResponse]":
         """Answer at once when nothing must be written, else a future. Never raises."""
+        started = time.perf_counter()
+        answer = self._answer(http)
+        if isinstance(answer, HttpResponse):
+            self._measure(started, answer)
+        else:
+            answer.add_done_callback(lambda done: self._measure(started, done.result()))
+        return answer
+
+    def _measure(self, started: float, answer: HttpResponse) -> None:
+        metrics = self.services.metrics
+        metrics.observe("vault.core.handle_request", (time.perf_counter() - started) * 1000)
+        metrics.count("undercroft.http.requests", _CODES[answer.status // 100])
+
+    def _answer(self, http: HttpRequest) -> "HttpResponse | asyncio.Future[HttpResponse]":
         try:
             request = to_request(http, self._new_id())
         except Redirect as redirect:
@@ -181,13 +198,15 @@ class Worker:
     def _serve(
         self, request: Request, facts: Facts, now_ms: int
     ) -> "HttpResponse | asyncio.Future[HttpResponse]":
+        auditor = self.services.audit
         with self.store.snapshot() as view:
+            if auditor.active:
+                auditor.refresh(view)
             admitted = self.pipeline.admit(request, view, now_ms, facts)
             handler = admitted.handler
             if handler.prepare is not None:
                 return self._later(self._prepare(admitted, facts, now_ms))
             response = self.pipeline.run(admitted)
-        auditor = self.services.audit
         if auditor.active:
             auditor.exchange(request, facts.mount, facts.token, response, now_ms)
         return encode_response(request.id, response)
@@ -204,7 +223,7 @@ class Worker:
             return failure_to_http(failed)
         return failure_to_http(error)
 
-    def _later(self, work: Any) -> "asyncio.Future[HttpResponse]":
+    def _later(self, work: Coroutine[Any, Any, HttpResponse]) -> "asyncio.Future[HttpResponse]":
         return asyncio.ensure_future(work)
 
     async def _prepare(self, admitted: Admitted, facts: Facts, now_ms: int) -> HttpResponse:

@@ -61,6 +61,7 @@ class WorkerLink(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         raw = transport.get_extra_info("socket").getsockopt(
             socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
         )
@@ -68,7 +69,7 @@ class WorkerLink(asyncio.Protocol):
             log.error("refused a connection of another user on the writer's socket")
             transport.abort()
             return
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport = transport
         self._writer.links.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -156,6 +157,7 @@ class Writer:
         if not waiting:
             return
         metrics = self.services.metrics
+        started = time.perf_counter()
         try:
             answers, effects = self._run_batch(waiting)
         except UndercroftError as error:
@@ -163,7 +165,12 @@ class Writer:
             answers, effects = [(p, Answer(f.id, error=failure)) for p, f in waiting], []
         for effect in effects:
             effect()
+        metrics.count("undercroft.commit.count")
+        metrics.count("undercroft.writer.requests", by=len(waiting))
         metrics.observe("undercroft.commit.batch", len(waiting))
+        metrics.observe("undercroft.commit.seconds", time.perf_counter() - started)
+        metrics.set("undercroft.writer.queue", to=len(self._queue))
+        metrics.set("undercroft.wal.last_seq", to=self.store.position.seq)
         self._answer(answers)
 
     def _run_batch(
@@ -221,7 +228,7 @@ class Writer:
 
     # internal work
 
-    def commit_internal(self, change: Callable[[Transaction, int], None]) -> None:
+    def commit_internal(self, change: Callable[[Transaction, int], object]) -> None:
         """Run one change of our own in a commit of its own, now. Raises what it raises."""
         batch = self.store.batch(self._clock_ms)
         try:
@@ -261,11 +268,15 @@ class Writer:
         if waiting:
             self.commit_internal(slice_of_work)
         seal = self.services.seal
-        if seal is not None and seal.rotation_due(now_ms):
-            self.commit_internal(seal.rotate)
+        assert seal is not None
+        with self.store.snapshot() as view:
+            rotation = seal.maintain(view, now_ms)
+        if rotation is not None:
+            self.commit_internal(rotation)
         return len(due) == _REAP_MAX or more
 
     def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
+        self.services.metrics.count("undercroft.expire.reaped", by=len(due))
         tokens = [key for key in due if key[1:HEAD_BYTES] == TOKENS]
         self.services.tokens.reap(tx, tokens, now_ms)
         for key in due:
@@ -299,7 +310,6 @@ class Writer:
                 return
         log.warn("the writer was restarted and took the keyring back from a worker")
         seal.adopt(keyring)
-        self.unsealed(keyring)
 
     def _dropped(self, link: WorkerLink) -> None:
         if self._undropped:
@@ -319,6 +329,9 @@ class Writer:
         """Tell every worker the new state."""
         self.services.state = msgspec.structs.replace(self.services.state, **changes)
         self._serial += 1
+        sealed = self.services.state.sealed
+        self.services.metrics.set("vault.core.unsealed", to=0.0 if sealed else 1.0)
+        self.services.metrics.set("vault.core.active", to=0.0 if sealed else 1.0)
         frame = self._state_frame()
         for link in self.links:
             link.send(frame)

@@ -101,11 +101,16 @@ def lowered(path: str, match: Match) -> tuple[str, dict[str, str]]:
 
 
 def parse_fields(
-    declared: Mapping[str, Field], request: Request, params: Mapping[str, str]
+    declared: Mapping[str, Field],
+    request: Request,
+    params: Mapping[str, str],
+    *,
+    body: bool = True,
 ) -> tuple[dict[str, Any], list[str]]:
     """Declared fields that were sent, and warnings about the rest.
 
     A path parameter wins over a body field of its name, a body field over a query parameter.
+    `body=False` leaves the body to the handler.
     Raises InvalidRequest for a value of the wrong kind.
     """
     fields: dict[str, Any] = {}
@@ -115,7 +120,7 @@ def parse_fields(
         field = declared.get(name)
         if field is not None:
             fields[name] = convert(field, text)
-    if request.body:
+    if body and request.body:
         for name, raw in decode_body(request.body).items():
             field = declared.get(name)
             if name in params:

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from undercroft.engines.base import Call, Caller, Engine, Handler, Route, Services
+from undercroft.engines.base import Apply, Call, Caller, Engine, Handler, Route, Services
+from undercroft.engines.system.openapi import help_answer
 from undercroft.errors import (
     InvalidRequest,
     PermissionDenied,
@@ -34,6 +35,7 @@ from undercroft.storage.view import Snapshot, Transaction
 
 # Convention 14: clients match the substring; the long form says that a policy is at fault.
 _DENIED: Final = "1 error occurred:\n\t* permission denied\n\n"
+_FOLDER: Final = "cannot write to a path ending in '/'"
 _WRITES: Final = (Operation.CREATE, Operation.UPDATE)
 # Serves the few sys/ routes that answer before there is a mount table.
 _SEALED_SYS: Final = Mount(SYSTEM, "sys/", "system", "system")
@@ -74,7 +76,11 @@ class Pipeline:
         facts.token = caller.token
         if found is None or mount is None:
             self._authorise_unknown(request, caller)
+            if request.path.endswith("/") and request.operation in _WRITES:
+                raise InvalidRequest(_FOLDER)
             raise problem or UnsupportedPath(f"no handler for route {_quoted(request.path)}")
+        if request.path.endswith("/") and request.operation in _WRITES:
+            raise InvalidRequest(_FOLDER)
         path, params = lowered(request.path[len(mount.path) :], found)
         found = found._replace(params=params)
         if found.route.lower:
@@ -125,11 +131,9 @@ class Pipeline:
     def _authenticate(self, request: Request, view: Snapshot, now_ms: int) -> Caller:
         """HTTP-05: no answer but this one tells an outsider anything about a path."""
         services = self.services
-        entry = services.tokens.lookup(view, request.token, now_ms) if request.token else None
-        if entry is None:
+        if not request.token:
             raise PermissionDenied
-        if entry.bound_cidrs and not services.tokens.check_bound(entry, request.remote_address):
-            raise PermissionDenied
+        entry = services.tokens.authenticate(view, request.token, request.remote_address, now_ms)
         return Caller(entry, services.policies.acl_for(view, tuple(entry.policies)))
 
     def _admitted(
@@ -142,17 +146,23 @@ class Pipeline:
         caller: Caller | None,
     ) -> Admitted:
         route = found.route
-        if route.raw_body:
-            fields, warnings = _query_fields(found, request), []
-        else:
-            fields, warnings = parse_fields(found.fields, request, found.params)
+        fields, warnings = parse_fields(
+            found.fields, request, found.params, body=not route.raw_body
+        )
         call = Call(
             request, mount, view, now_ms, self.services, found.params, fields, caller=caller
         )
         if request.operation in _WRITES:  # a forwarded request is judged anew in the writer
             absent = route.exists is not None and not route.exists(call)
             request.operation = Operation.CREATE if absent else Operation.UPDATE
+        if request.operation is Operation.HELP:
+            return Admitted(call, route, Handler(self._help(route, mount)), [])
         return Admitted(call, route, route.handlers[request.operation], warnings)
+
+    def _help(self, route: Route, mount: Mount) -> Apply:
+        """`?help=1`: what the path is for, from the same table that serves it."""
+        engine = self._engine(mount)
+        return lambda call: help_answer(engine, route, call.request.path[len(mount.path) :])
 
     def _authorise(self, admitted: Admitted, caller: Caller) -> None:
         request, acl = admitted.call.request, caller.acl
@@ -167,7 +177,7 @@ class Pipeline:
     def _authorise_unknown(self, request: Request, caller: Caller) -> None:
         """Only who may use a path learns that there is nothing."""
         acl: Acl = caller.acl
-        if not acl.is_root and not acl.allows(request.operation, request.path):
+        if not acl.allows(request.operation, request.path, lambda: _decoded(request)):
             raise PermissionDenied(_DENIED)
 
     # run
@@ -181,7 +191,7 @@ class Pipeline:
         response = handler.apply(call)
         if response is None:
             return Response(status=204)
-        if response.auth is not None and not response.auth.client_token:
+        if response.auth is not None and not response.auth.issued:
             self._issue(call, response, response.auth)
         if admitted.warnings and response.status != 204:
             response.warnings = [*(response.warnings or []), *admitted.warnings]
@@ -203,20 +213,19 @@ class Pipeline:
             response.warn(text)
 
     def _wrap(self, call: Call, response: Response) -> Response:
+        """Put the answer aside and give out the token that fetches it, once."""
         request = call.request
-        accessor = response.auth.accessor if response.auth is not None else ""
         info = wrap(
             call.view,
             response,
-            request_id=request.id,
+            tokens=self.services.tokens,
             ttl_seconds=request.wrap_ttl_seconds or 0,
             creation_path=request.path,
             now_ms=call.now_ms,
             form=request.wrap_format,
-            tokens=self.services.tokens,
-            wrapped_accessor=accessor,
+            address=self.services.state.api_addr,
         )
-        return Response(wrap_info=info, warnings=response.warnings)
+        return Response(wrap_info=info)
 
     def execute(
         self, request: Request, tx: Transaction, now_ms: int, prepared: Any = None
@@ -232,7 +241,7 @@ class Pipeline:
         try:
             return self.run(admitted)
         except UndercroftError as error:
-            if not getattr(error, "keep_writes", False):
+            if not error.keep_writes:
                 tx.writes = mark
                 tx.after_commit.clear()
             raise
@@ -250,7 +259,7 @@ class Facts:
 
 def _wrappable(response: Response) -> bool:
     """Conv 17: no wrap of 404 and 204, nor of what is not the envelope."""
-    return response.raw is None and response.status in (0, 200)
+    return response.raw is None and response.wrap_info is None and response.status in (0, 200)
 
 
 def _decoded(request: Request) -> Mapping[str, object]:
@@ -259,11 +268,6 @@ def _decoded(request: Request) -> Mapping[str, object]:
         return dict(request.query)
     decoded = {name: msgspec.json.decode(raw) for name, raw in decode_body(request.body).items()}
     return {**request.query, **decoded}
-
-
-def _query_fields(found: Match, request: Request) -> dict[str, Any]:
-    bodiless = Request(request.id, request.operation, request.path, query=request.query)
-    return parse_fields(found.fields, bodiless, found.params)[0]
 
 
 def _quoted(path: str) -> str:

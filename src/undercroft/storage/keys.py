@@ -21,6 +21,7 @@ TOKENS = bytes(15) + b"\x01"
 CUBBYHOLE = bytes(15) + b"\x02"
 LOCKOUTS = bytes(15) + b"\x03"
 QUEUE = bytes(15) + b"\x04"  # work that outlives a request: purges, cascades of revocations
+AUDIT = bytes(15) + b"\x05"  # the salts of the audit devices
 
 NAME_BYTES_MAX = 32 * 1024
 _SHORT_MAX = 480

@@ -60,18 +60,24 @@ class Store:
     @classmethod
     def open(cls, path: Path, *, writable: bool, durable: bool = True) -> "Store":
         """Open the environment in the directory `path`. `durable=False` is for inmem only."""
-        env = lmdb.open(
-            str(path),
-            map_size=_MAP_BYTES,
-            max_dbs=8,
-            max_readers=1024,
-            readonly=not writable,
-            sync=durable,
-            metasync=durable,
-            readahead=False,
-            mode=0o600,
-        )
-        return cls(env, writable=writable)
+        try:
+            env = lmdb.open(
+                str(path),
+                map_size=_MAP_BYTES,
+                max_dbs=8,
+                max_readers=1024,
+                readonly=not writable,
+                sync=durable,
+                metasync=durable,
+                readahead=False,
+                mode=0o600,
+            )
+            return cls(env, writable=writable)
+        except lmdb.Error as error:
+            raise StorageFailed(
+                f"cannot open the store in {path}: {type(error).__name__}",
+                hint="if the file is damaged, restore a backup",
+            ) from None
 
     def _load(self) -> None:
         with self.env.begin() as txn:

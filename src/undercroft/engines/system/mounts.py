@@ -137,7 +137,7 @@ class _Family:
             seal_wrap=call.get("seal_wrap", False),
             external_entropy_access=call.get("external_entropy_access", False),
         )
-        self._check(call, engine, mount)
+        self._check(call, engine, mount, None)
         call.services.mounts.put(call.view, mount)
         return None
 
@@ -170,23 +170,23 @@ class _Family:
         options = call.get("options")
         if options is not None:
             options = {**(mount.options or {}), **options}
-        mount = structs.replace(
+        tuned = structs.replace(
             mount,
             config=config,
             description=call.get("description", mount.description),
             options=mount.options if options is None else options,
         )
-        self._check(call, call.services.engines[mount.type], mount)
-        call.services.mounts.put(call.view, mount)
+        self._check(call, call.services.engines[mount.type], tuned, mount)
+        call.services.mounts.put(call.view, tuned)
         return None
 
-    def _check(self, call: Call, engine: Engine, mount: Mount) -> None:
+    def _check(self, call: Call, engine: Engine, mount: Mount, before: Mount | None) -> None:
         settings = call.services.settings
         longest = mount.config.max_lease_ttl or settings.max_lease_ttl
         if mount.config.default_lease_ttl > longest:
             raise InvalidRequest("given default lease TTL greater than given max lease TTL")
         if engine.check is not None:
-            engine.check(mount)
+            engine.check(mount, before)
 
 
 _BUILT_IN_ONCE: Final = ("system", "cubbyhole", "token")
@@ -209,10 +209,9 @@ def describe(mount: Mount) -> dict[str, Any]:
             shown[name] = getattr(config, name)
     if config.user_lockout_config:
         shown["user_lockout_config"] = config.user_lockout_config
-    return {
+    described = {
         "accessor": mount.accessor,
         "config": shown,
-        "deprecation_status": "supported",
         "description": mount.description,
         "external_entropy_access": mount.external_entropy_access,
         "local": mount.local,
@@ -224,6 +223,9 @@ def describe(mount: Mount) -> dict[str, Any]:
         "type": mount.type,
         "uuid": mount.uuid,
     }
+    if mount.type not in _BUILT_IN_ONCE:
+        described["deprecation_status"] = "supported"
+    return described
 
 
 def _tuning(call: Call, mount: Mount) -> dict[str, Any]:

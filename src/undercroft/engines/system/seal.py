@@ -11,6 +11,7 @@ import msgspec
 
 from undercroft import __version__
 from undercroft.barrier.seal_store import OPERATIONS_MAX, RotationPolicy
+from undercroft.barrier.shares import parse_share
 from undercroft.durations import rfc3339
 from undercroft.engines.base import Call, Field, Kind, Route, reads, writes
 from undercroft.engines.system import root_generation
@@ -41,16 +42,18 @@ def init(call: Call) -> Response:
         recovery_threshold=call.get("recovery_threshold", 0),
         now_ms=call.now_ms,
     )
-    body: dict[str, Any] = {"keys": made.shares, "keys_base64": _as_base64(made.shares)}
+    body = _shown("keys", made.shares)
     if made.recovery_shares:
-        body["recovery_keys"] = made.recovery_shares
-        body["recovery_keys_base64"] = _as_base64(made.recovery_shares)
-    body["root_token"] = made.root_token
-    return raw(body)
+        body |= _shown("recovery_keys", made.recovery_shares)
+    return raw(body | {"root_token": made.root_token})
 
 
-def _as_base64(shares: tuple[str, ...]) -> list[str]:
-    return [base64.b64encode(bytes.fromhex(share)).decode() for share in shares]
+def _shown(name: str, shares: tuple[bytes, ...]) -> dict[str, Any]:
+    """In both of Vault's forms."""
+    return {
+        name: [share.hex() for share in shares],
+        f"{name}_base64": [base64.b64encode(share).decode() for share in shares],
+    }
 
 
 # seal-status, unseal, seal
@@ -94,7 +97,10 @@ def unseal(call: Call) -> Response:
         )
     if call.get("migrate", False):
         raise InvalidRequest("can't perform a seal migration, no migration seal found")
-    seal.unseal(tx, key_text=key_text, reset=reset)
+    if reset:
+        seal.reset()
+    else:
+        seal.unseal(tx, parse_share(key_text))
     services = call.services
     response = raw(_status(msgspec.structs.replace(services.state, **seal.status(tx))))
 
@@ -109,7 +115,7 @@ def unseal(call: Call) -> Response:
 def seal(call: Call) -> Response | None:
     """Vault's API path /sys/seal; a sealed server is sealed already, whoever asks."""
     if call.caller is not None:
-        seal_of(call).seal(transaction_of(call))
+        seal_of(call).seal(transaction_of(call), call.now_ms)
     return None
 
 

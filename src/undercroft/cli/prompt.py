@@ -1,0 +1,26 @@
+"""Asking a person: secrets are not echoed, and scripts are never left waiting."""
+
+import argparse
+import getpass
+import sys
+
+from undercroft.cli.failure import UsageError
+
+
+def secret(title: str, values: argparse.Namespace, *, instead: str) -> str:
+    """A secret typed at the terminal. Raises UsageError where nobody can type."""
+    if values.non_interactive or not sys.stdin.isatty():
+        raise UsageError(f"there is no terminal to ask for the {title.lower()}", hint=instead)
+    try:
+        return getpass.getpass(f"{title} (will be hidden): ", stream=sys.stderr).strip()
+    except EOFError:
+        raise UsageError(f"no {title.lower()} was given", hint=instead) from None
+
+
+def argument_or_secret(title: str, values: argparse.Namespace) -> str:
+    """The one argument; `-` reads standard input; without, the person is asked."""
+    if values.arguments and values.arguments[0] != "-":
+        return str(values.arguments[0])
+    if values.arguments:
+        return sys.stdin.readline().strip()
+    return secret(title, values, instead="give it as -, and on standard input")
