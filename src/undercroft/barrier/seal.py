@@ -151,9 +151,10 @@ class SealManager:
         keyring = Keyring.generate(now_ms)
         tx.use_keyring(keyring)
         write_config(tx, asked)
-        write_keyring(tx, StoredKeyring(keyring.terms), keyring.root_key)
         made = self._protect_root_key(tx, asked, keyring.root_key)
         token = self._bootstrap(tx, now_ms)
+        stored = StoredKeyring(keyring.terms, keyring.encryptions)
+        write_keyring(tx, stored, keyring.root_key)
         if asked.type == STATIC:
             tx.after_commit.append(lambda: self.adopt(keyring))
             return Initialized((), made, token)
