@@ -1,7 +1,9 @@
 """The configuration file: what is read, warned of, refused, and where it says so."""
 
 import base64
+import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from undercroft.config import ConfigError, Flags, Settings, development, load, load_again
 from undercroft.config.kinds import BadValue, Kind, Setting, convert
+from undercroft.errors import UndercroftError
 
 MINIMAL = """
 storage "lmdb" { path = "/srv/data" }
@@ -116,8 +119,12 @@ def test_every_stanza_of_a_full_file_is_read(write: Callable[..., Path], tmp_pat
     assert not second.telemetry.unauthenticated_metrics_access
     (device,) = settings.audit
     assert (device.path, device.mode, device.log_raw) == ("main/", 0o640, False)
-    assert device.options["prefix"] == "p:"
-    assert settings.telemetry.prometheus_retention_time == 30
+    assert device.options == {
+        "file_path": "/var/log/a",
+        "mode": "0640",
+        "log_raw": "false",
+        "prefix": "p:",
+    }
     assert settings.replication.logshipper_buffer_length == 100
     assert settings.replication.best_effort_wal_wait_duration == 0.5
     assert (settings.log_level, settings.log_format) == ("warn", "json")
@@ -466,3 +473,34 @@ def test_a_conversion_gives_a_value_or_says_what_is_accepted(kind: Kind, value: 
 )
 def test_sizes_have_units(text: str, expected: int) -> None:
     assert convert(Setting("", Kind.SIZE), text) == expected
+
+
+# Anything at all
+
+WORDS = st.sampled_from(
+    [
+        *("storage", "listener", "seal", "audit", "telemetry", "replication", "options", "workers"),
+        *("address", "path", "lmdb", "tcp", "static", "file", "current_key", "user_lockout"),
+    ]
+)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-5, 99999), st.text(max_size=9), WORDS)
+DOCUMENTS = st.dictionaries(
+    WORDS,
+    st.recursive(
+        LEAVES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    ),
+)
+
+
+@given(DOCUMENTS)
+def test_any_document_is_read_or_refused_with_a_reason(document: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "u.json"
+        path.write_text(json.dumps(document))
+        told = "read"
+        try:
+            load([str(path)], environment={})
+        except UndercroftError as error:
+            told = error.message
+        assert told

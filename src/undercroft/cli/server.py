@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import os
 import sys
 import tempfile
@@ -36,9 +37,13 @@ def server(values: argparse.Namespace) -> int:
             _start_logging(loaded)
             from undercroft.node.run import run  # a mistake in the configuration shows sooner
 
-            with _pid_file(loaded.settings.pid_file):
+            with pid_file(loaded.settings.pid_file):
                 return run(loaded.settings, _dev_options(values, loaded.settings, certificates))
     except UndercroftError as error:
+        problems = error.message.splitlines()
+        if len(problems) > 1:
+            text = f"the configuration has {len(problems)} mistakes"
+            raise CommandError(text, hint=error.message) from None
         raise CommandError(error.message, hint=error.hint) from None
 
 
@@ -76,16 +81,25 @@ def _start_logging(loaded: Loaded) -> None:
 
 
 @contextlib.contextmanager
-def _pid_file(path: str) -> Iterator[None]:
+def pid_file(path: str) -> Iterator[None]:
     """The process id in a file while the server runs; for all to read."""
     if not path:
         yield
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(path, flags, 0o644), "w") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(f"{os.getpid()}\n")
+        fd = os.open(path, flags, 0o644)
+        try:
+            # Locked, not just written: a second server must not take the first one's file away.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise CommandError(
+                f"{path}: a running server has this pid_file", hint="stop that one first"
+            ) from None
+        os.fchmod(fd, 0o644)
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
     except OSError as error:
         raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
     owner = os.getpid()
@@ -95,6 +109,7 @@ def _pid_file(path: str) -> Iterator[None]:
         if os.getpid() == owner:  # not when a forked child ends
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        os.close(fd)
 
 
 # Development

@@ -16,7 +16,6 @@ from undercroft.config.settings import (
     Seal,
     Settings,
     Storage,
-    Telemetry,
 )
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "Seal",
     "Settings",
     "Storage",
-    "Telemetry",
     "development",
     "load",
     "load_again",

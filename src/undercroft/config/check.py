@@ -20,7 +20,7 @@ from undercroft.config.settings import (
 if TYPE_CHECKING:
     from undercroft.config.load import Draft
 
-_WILDCARDS = ("0.0.0.0", "[::]", "*")  # noqa: S104 - compared with, not bound to
+_WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound to
 
 
 def complete(draft: "Draft", origin: Origin) -> Settings:

@@ -154,6 +154,9 @@ LISTENER: Final[Mapping[str, Known]] = {
 }
 
 TELEMETRY: Final[Mapping[str, Known]] = {
+    "prometheus_retention_time": _silent("`sys/metrics` is always there, and values never expire"),
+    "disable_hostname": _silent("metrics do not name the host"),
+    "usage_gauge_period": _silent("nothing is counted in the background"),
     "enable_hostname_label": _warn("add the host's name where metrics are scraped"),
     "metrics_prefix": _warn("names begin with `vault.`"),
     "maximum_gauge_cardinality": _silent("gauges are bounded"),
@@ -188,7 +191,6 @@ TELEMETRY: Final[Mapping[str, Known]] = {
 }
 
 AUDIT: Final[Mapping[str, Known]] = {
-    "elide_list_responses": _warn("LIST answers are written whole"),
     "fallback": _warn("every device gets every entry"),
     "filter": _refuse("every device gets every entry"),
     "exclude": _refuse("every device gets every entry"),

@@ -147,9 +147,7 @@ def _names(choices: Mapping[str, str]) -> str:
 
 
 _TEMPLATE_TEXT: Final = "must be written out: go-sockaddr templates ({{ … }}) are not supported"
-_ADDRESS: Final = re.compile(
-    r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.*_-]*))(?::(\d{1,5}))?", re.ASCII
-)
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*))(?::(\d{1,5}))?", re.ASCII)
 
 
 def _address(setting: Setting, value: object) -> str:

@@ -25,7 +25,6 @@ from undercroft.config.settings import (
     Seal,
     Settings,
     Storage,
-    Telemetry,
 )
 from undercroft.hcl import Body, Item
 
@@ -279,8 +278,17 @@ def _audit(draft: Draft, block: Block) -> None:
                 )
 
     values = _values(draft, block, _AUDIT_OUTER, {}, {"options": nested})
-    device = AuditDevice(path=block.labels[1].strip("/") + "/", **values, **options)
+    path = block.labels[1].strip("/") + "/"
+    shown = {name: _shown(name, value) for name, value in options.items()}
+    device = AuditDevice(path=path, options=shown, **values, **options)
     draft.audit.append((device, block.place))
+
+
+def _shown(name: str, value: object) -> str:
+    """An option's value as text, the form in which the API has options."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:04o}" if name == "mode" else str(value)
 
 
 def _is_by_attributes(block: Block) -> bool:
@@ -296,9 +304,7 @@ def _labelled(block: Block) -> Block:
 
 
 def _telemetry(draft: Draft, block: Block) -> None:
-    draft.values["telemetry"] = Telemetry(
-        **_values(draft, block, settings.table(Telemetry), compat.TELEMETRY)
-    )
+    _values(draft, block, {}, compat.TELEMETRY)
 
 
 def _replication(draft: Draft, block: Block) -> None:

@@ -86,13 +86,17 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         str, Setting("Newest TLS version: `tls12`, `tls13`.", Kind.CHOICE, _TLS_VERSIONS)
     ] = "tls13"
     tls_client_ca_file: Annotated[
-        str, Setting("PEM file of the CAs that client certificates must come from.", reload=True)
+        str, Setting("PEM file of the CAs that client certificates must come from.")
     ] = ""
     tls_require_and_verify_client_cert: Annotated[
         bool, Setting("Refuse clients without a certificate of `tls_client_ca_file`.", Kind.BOOL)
     ] = False
     tls_disable_client_certs: Annotated[
-        bool, Setting("Never ask clients for a certificate.", Kind.BOOL)
+        bool,
+        Setting(
+            "Never ask clients for a certificate; they are asked only when one is required.",
+            Kind.BOOL,
+        ),
     ] = False
     max_request_size: Annotated[
         int, Setting("Longest request body; above it 413.", Kind.SIZE, least=1)
@@ -112,7 +116,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         float, Setting("Time for a client to send a whole request.", Kind.SECONDS)
     ] = 30.0
     http_write_timeout: Annotated[
-        float, Setting("Time for a client to take an answer; 0 for no limit.", Kind.SECONDS)
+        float, Setting("Time for a client to take an answer; 0: 30 s.", Kind.SECONDS)
     ] = 0.0
     http_idle_timeout: Annotated[
         float, Setting("Time after which an idle connection is closed.", Kind.SECONDS)
@@ -174,30 +178,21 @@ class AuditDevice(msgspec.Struct, frozen=True, kw_only=True):
     prefix: Annotated[str, Setting("Text in front of each line.")] = ""
     format: Annotated[str, Setting("`json`.", Kind.CHOICE, {"json": "json"})] = "json"
 
-    @property
-    def options(self) -> dict[str, str]:
-        """The options as `sys/audit` shows them."""
-        shown = {"file_path": self.file_path, "mode": f"{self.mode:04o}", "format": self.format}
-        shown |= {"log_raw": str(self.log_raw).lower()}
-        shown |= {"hmac_accessor": str(self.hmac_accessor).lower()}
-        return shown | ({"prefix": self.prefix} if self.prefix else {})
-
-
-AUDIT_OPTIONS: Final = ("file_path", "mode", "log_raw", "hmac_accessor", "prefix", "format")
-
-
-class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """Metrics: `GET /v1/sys/metrics`, for Prometheus or as JSON."""
-
-    prometheus_retention_time: Annotated[
-        int, Setting("How long a value that no longer changes is shown.", Kind.DURATION)
-    ] = 24 * 3600
-    disable_hostname: Annotated[
-        bool, Setting("Leave the host's name out of gauges.", Kind.BOOL)
+    elide_list_responses: Annotated[
+        bool, Setting("Write how many keys a LIST answered, not which.", Kind.BOOL)
     ] = False
-    usage_gauge_period: Annotated[
-        int, Setting("How often tokens, leases and secrets are counted; 0: never.", Kind.DURATION)
-    ] = 600
+    options: dict[str, str] = {}  # those that were given, as `sys/audit` shows them
+
+
+AUDIT_OPTIONS: Final = (
+    "file_path",
+    "mode",
+    "log_raw",
+    "hmac_accessor",
+    "prefix",
+    "format",
+    "elide_list_responses",
+)
 
 
 class Replication(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +250,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[Listener, ...]
     seal: Seal = Seal()
     audit: tuple[AuditDevice, ...] = ()
-    telemetry: Telemetry = Telemetry()
     replication: Replication = Replication()
     api_addr: Annotated[
         str,
@@ -335,7 +329,6 @@ STRUCTS: Final[tuple[type[msgspec.Struct], ...]] = (
     ListenerTelemetry,
     Seal,
     AuditDevice,
-    Telemetry,
     Replication,
 )
 _HINTS: Final = {struct: _hints(struct) for struct in STRUCTS}

@@ -5,7 +5,7 @@ from typing import Final
 from undercroft.engines import cubbyhole, kv
 from undercroft.engines.auth import token, userpass
 from undercroft.engines.base import Engine
-from undercroft.engines.system import SYSTEM_ENGINE
+from undercroft.engines.system.engine import SYSTEM_ENGINE
 
 ENGINES: Final[dict[str, Engine]] = {
     engine.type: engine

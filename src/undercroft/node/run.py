@@ -45,7 +45,7 @@ from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount
 from undercroft.request.policies import PolicyStore
 from undercroft.request.tokens import Limits, TokenStore
 from undercroft.storage.directory import locked_directory, memory_directory
-from undercroft.storage.store import Store
+from undercroft.storage.store import Retention, Store
 from undercroft.storage.view import Transaction
 
 log = logs.get_logger("core")
@@ -137,7 +137,13 @@ async def _writer(node: Node) -> None:
     loop = asyncio.get_running_loop()
     stop = _stop_event(loop)
     services = build_services(node)
-    store = Store.open(node.directory, writable=True, durable=node.durable)
+    replication = node.settings.replication
+    retention = Retention(
+        replication.logshipper_buffer_length,
+        replication.logshipper_buffer_size,
+        replication.log_retention_age,
+    )
+    store = Store.open(node.directory, writable=True, durable=node.durable, retention=retention)
     writer = Writer(store, services, loop)
     seal = SealManager(
         node.settings.seal,

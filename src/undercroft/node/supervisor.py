@@ -27,8 +27,8 @@ log = logs.get_logger("supervisor")
 
 DRAIN_SECONDS: Final = 10.0  # what a SIGTERM gives to requests in flight
 _RESTART_FIRST_SECONDS: Final = 0.05
-_RESTART_MAX_SECONDS: Final = 5.0
-_STABLE_SECONDS: Final = 10.0  # a child that lived this long restarts without delay
+_RESTART_MAX_SECONDS: Final = 2.0
+_STABLE_SECONDS: Final = 0.2  # a child that lived this long restarts without delay
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 

@@ -35,8 +35,9 @@ from undercroft.observe.logs import get_logger
 from undercroft.request.model import Response
 from undercroft.request.pipeline import Pipeline
 from undercroft.request.work import has_work, work
+from undercroft.storage.batch import Batch
 from undercroft.storage.keys import HEAD_BYTES, TOKENS
-from undercroft.storage.store import Batch, Store
+from undercroft.storage.store import Store
 from undercroft.storage.view import Transaction
 
 log = get_logger("writer")
@@ -140,6 +141,7 @@ class Writer:
     def lost(self, link: WorkerLink) -> None:
         self.links.discard(link)
         self._queue = deque((peer, frame) for peer, frame in self._queue if peer is not link)
+        self.store.reap_readers()
         self._dropped(link)
 
     # group commit

@@ -7,7 +7,7 @@ writing through a snapshot raises ReadOnly, and the request moves up one hop (DE
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import lmdb
 import msgspec
@@ -74,8 +74,7 @@ class Snapshot:
 
     def raw(self, key: bytes) -> bytes | None:
         """The stored record, unopened."""
-        found: bytes | None = self._txn.get(stored_key(key))
-        return found
+        return cast("bytes | None", self._txn.get(stored_key(key)))
 
     def get(self, key: bytes) -> bytes | None:
         """The entry's value, or None. Raises Corrupt, Sealed."""
@@ -119,12 +118,12 @@ class Snapshot:
         seek = seek_key(prefix)
         found = cursor.set_range(seek)
         while found:
-            stored = cursor.key()
+            stored = cast(bytes, cursor.key())
             if not stored.startswith(seek):
                 return
             full = stored
             if len(stored) == LONG_KEY_BYTES:
-                full = full_key_of(stored, cursor.value())
+                full = full_key_of(stored, cast(bytes, cursor.value()))
             if full.startswith(prefix):
                 yield full
             found = cursor.next()
@@ -141,12 +140,12 @@ class Snapshot:
         seek, size, names = seek_key(prefix), len(prefix), set[bytes]()
         found = cursor.set_range(seek)
         while found:
-            stored = cursor.key()
+            stored = cast(bytes, cursor.key())
             if not stored.startswith(seek):
                 break
             full = stored
             if len(stored) == LONG_KEY_BYTES:
-                full = full_key_of(stored, cursor.value())
+                full = full_key_of(stored, cast(bytes, cursor.value()))
             if not full.startswith(prefix):
                 found = cursor.next()
                 continue
@@ -191,8 +190,7 @@ class Transaction(Snapshot):
     def raw(self, key: bytes) -> bytes | None:
         if key in self.writes:
             return self.writes[key]
-        found: bytes | None = self._txn.get(stored_key(key))
-        return found
+        return cast("bytes | None", self._txn.get(stored_key(key)))
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         written = {k: v for k, v in self.writes.items() if k.startswith(prefix)}

@@ -45,7 +45,7 @@ def same(text: str) -> str:
     """Without what differs between two calls: ids, times, counts."""
     text = re.sub(r"\b[0-9a-f]{8}-[0-9a-f-]{27}\b", "UUID", text)
     text = re.sub(r"\b[sb]\.\w{20,}", "TOKEN", text)
-    text = re.sub(r"\b(?=\w*[a-z])(?=\w*[A-Z])[0-9A-Za-z]{24}\b", "ACCESSOR", text)
+    text = re.sub(r"\b[A-Za-z0-9]{24}\b", "ACCESSOR", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:Z| \+0000 UTC)", "TIME", text)
     text = re.sub(r"(encryptions +|\"encryptions\": )\d+", r"\1N", text)
     text = re.sub(r"(Encryption Count +)\d+", r"\1N", text)

@@ -20,7 +20,8 @@ from undercroft.cli.arguments import parse
 from undercroft.cli.certificates import Certificates, make_certificates
 from undercroft.cli.commands import COMMANDS, Command
 from undercroft.cli.dev_banner import banner
-from undercroft.cli.failure import UsageError
+from undercroft.cli.failure import CommandError, UsageError
+from undercroft.cli.server import pid_file
 
 CANARY = "canary-in-a-value"
 
@@ -351,6 +352,18 @@ def test_every_problem_of_a_configuration_has_a_line(run: Run, tmp_path: Path) -
     assert done.code == 1
     assert f"{file}:1: workers" in done.err
     assert f"{file}:2: storage" in done.err
+
+
+def test_a_pid_file_belongs_to_one_server_and_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text("left behind by one that was killed")
+    with pid_file(str(path)):
+        assert path.read_text() == f"{os.getpid()}\n"
+        assert path.stat().st_mode & 0o777 == 0o644
+        with pytest.raises(CommandError, match="a running server has"), pid_file(str(path)):
+            pass
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert not path.exists()
 
 
 def test_the_banner_has_what_scripts_look_for() -> None:
