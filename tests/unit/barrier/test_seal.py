@@ -408,16 +408,14 @@ def test_recovery_counts_are_refused_in_openbaos_words(
 # what lies in the store
 
 
-def test_a_tampered_seal_config_does_not_open(world: World) -> None:
-    """The threshold is readable by all, and authenticated with the root key."""
+@pytest.mark.parametrize("tampered", [(5, 2), (4, 3), (255, 3)])
+def test_a_tampered_seal_config_does_not_open(world: World, tampered: tuple[int, int]) -> None:
+    """It is readable by all, and authenticated with the root key: the right shares fail too."""
     shares = world.init(5, 3)
-
-    def lower(tx: Any) -> None:
-        seal_store.write_config(tx, seal_store.SealConfig("shamir", 5, 2))
-
-    world.change(lower)
+    config = seal_store.SealConfig("shamir", *tampered)
+    world.change(lambda tx: seal_store.write_config(tx, config))
     with pytest.raises(InvalidRequest, match="do not combine"):
-        world.unseal(*shares[:2])
+        world.unseal(*shares[: tampered[1]])
 
 
 @pytest.mark.parametrize("entry", [seal_store.ROOT_KEY_KEY, seal_store.KEYRING_KEY])
