@@ -18,7 +18,8 @@ import msgspec
 from bench.__main__ import Work, load
 from bench.servers import Server, running
 from undercroft.barrier.keyring import Keyring
-from undercroft.engines.kv.entry import Key, Version
+from undercroft.engines.kv.secret import Secret, add_version
+from undercroft.engines.kv.settings import Config
 from undercroft.request.mounts import MountTable
 from undercroft.request.token_entry import TokenEntry, id_key
 from undercroft.storage.store import Store
@@ -32,14 +33,13 @@ def fill(store: Store, entries: int, tokens: int) -> None:
     with store.snapshot() as view:
         mount = MountTable().table(view).mounts["secret/"]
     now = time.time_ns() // 1_000_000
-    key = Key(now, now, 1, (Version(1, now),), b'{"a":"' + b"x" * 64 + b'"}')
-    payload = msgspec.msgpack.encode(key)
+    payload = b'{"a":"' + b"x" * 64 + b'"}'
     for start in range(0, entries, _BATCH):
         batch = store.batch()
         tx = batch.transaction()
         space = Space(tx, mount.keyspace, mount.id)
         for number in range(start, min(start + _BATCH, entries)):
-            space.put(f"k/fill/{number}", payload)
+            add_version(space, f"fill/{number}", Secret(), payload, now, Config())
         batch.accept(tx)
         batch.commit()
     for start in range(0, tokens, _BATCH):
