@@ -77,9 +77,11 @@ def unsealed_store(server: Server, key: bytes) -> Store:
     )
     batch = store.batch()
     tx = batch.transaction()
-    keyring = seal.unseal(tx, key)
+    seal.unseal(tx, key)
     batch.abort()
-    store.set_keyring(keyring)
+    for effect in tx.after_commit:
+        effect()
+    store.set_keyring(found[0])
     return store
 
 
