@@ -39,21 +39,19 @@ _STANDARD: Final = (
 )
 
 
-_CONFIGURATION: Final = H2Configuration(
-    client_side=False, header_encoding=None, validate_outbound_headers=False
-)
-
-
 class _Stream:
     """One request being read, or answered."""
 
-    __slots__ = ("body", "ended", "headers", "method", "size", "target", "unsent")
+    __slots__ = ("body", "ended", "headers", "method", "since", "size", "target", "unsent")
 
-    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, method: str, target: bytes, headers: dict[bytes, bytes], since: float
+    ) -> None:
         self.method = method
         self.target = target
         self.headers = headers
-        self.body: list[bytes] = []
+        self.since = since  # when it began, then when it was complete
+        self.body = bytearray()
         self.size = 0
         self.ended = False  # the request is complete, or has been refused
         self.unsent = b""
@@ -128,6 +126,8 @@ class Http2(asyncio.Protocol):
         self._corked = True
         for event in events:
             self._on_event(event)
+            if self._closed:
+                return
         self._corked = False
         self._flush()
 
@@ -148,7 +148,6 @@ class Http2(asyncio.Protocol):
             self._resets += 1
             if self._resets > RESETS_MAX:
                 self._connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-                self._flush()
                 self._end()
         elif isinstance(event, ConnectionTerminated):
             self._end()
@@ -156,6 +155,8 @@ class Http2(asyncio.Protocol):
     def _on_request(self, event: RequestReceived) -> None:
         headers: dict[bytes, bytes] = {}
         for name, value in event.headers:
+            if name == b"x-forwarded-for" and name in headers:
+                headers[name] += b", " + value  # as in HTTP/1
             headers.setdefault(name, value)
         method = headers.pop(b":method", b"").decode("latin-1")
         target = headers.pop(b":path", b"")
@@ -164,7 +165,7 @@ class Http2(asyncio.Protocol):
         if authority is not None:
             headers.setdefault(b"host", authority)
         stream_id = event.stream_id
-        stream = self._streams[stream_id] = _Stream(method, target, headers)
+        stream = self._streams[stream_id] = _Stream(method, target, headers, self._clock())
         length = headers.get(b"content-length", b"0")
         if len(length) > 18 or (length.isdigit() and int(length) > self._limits.request_bytes):
             self._refuse(stream_id, stream, plain(413, "the request body is too large"))
@@ -176,7 +177,7 @@ class Http2(asyncio.Protocol):
         if stream is None or stream.ended:
             return
         data = event.data
-        stream.body.append(data)
+        stream.body += data
         stream.size += len(data)
         self._usage.buffered += len(data)
         if stream.size > self._limits.request_bytes:
@@ -190,7 +191,8 @@ class Http2(asyncio.Protocol):
         if stream is None or stream.ended:
             return
         stream.ended = True
-        body = b"".join(stream.body)
+        stream.since = self._clock()
+        body, stream.body = bytes(stream.body), bytearray()
         request = HttpRequest(stream.method, stream.target, stream.headers, body, self._peer)
         answer = self._app(request)
         if isinstance(answer, HttpResponse):
@@ -212,12 +214,13 @@ class Http2(asyncio.Protocol):
 
     def _refuse(self, stream_id: int, stream: _Stream, response: HttpResponse) -> None:
         stream.ended = True
+        stream.since = self._clock()
         self._send(stream_id, stream, response)
 
     def _send(self, stream_id: int, stream: _Stream, response: HttpResponse) -> None:
         self._usage.buffered -= stream.size
         stream.size = 0
-        stream.body.clear()
+        stream.body = bytearray()
         body = b"" if stream.method == "HEAD" else response.body
         headers = [(b":status", b"%d" % response.status), *_STANDARD]
         if response.status not in (204, 307):
@@ -274,22 +277,32 @@ class Http2(asyncio.Protocol):
             self._transport.write(data)
 
     def _end(self) -> None:
+        self._corked = False
         self._flush()
+        self._closed = True
         self._transport.close()
 
     # the listener's sweep
 
     def sweep(self, now: float) -> None:
-        spent = now - self.since
-        busy = any(stream.ended for stream in self._streams.values())
-        if self._streams and not busy and spent > self._limits.read_seconds:
-            self._connection.close_connection()
-            self._end()  # requests that never become complete
-        elif not self._streams and spent > self._limits.idle_seconds:
+        """Each stream has its own time: other traffic on the connection does not prolong it."""
+        if self._closed:
+            if now - self.since > self._limits.write_seconds:
+                self._transport.abort()  # a client that does not read even the goodbye
+            return
+        limits = self._limits
+        for stream_id, stream in list(self._streams.items()):
+            spent = now - stream.since
+            if not stream.ended and spent > limits.read_seconds:
+                late = plain(408, "the request did not arrive in time")
+                self._refuse(stream_id, stream, late)
+            elif stream.ended and spent > limits.request_seconds + limits.write_seconds:
+                self._transport.abort()  # a client that gives its streams no window
+                return
+        if not self._streams and now - self.since > limits.idle_seconds:
             self._connection.close_connection()
             self._end()
-        elif busy and spent > self._limits.request_seconds + self._limits.write_seconds:
-            self._transport.abort()  # a client that gives its streams no window
+        self._flush()
 
     def drain(self) -> None:
         """Finish the requests in flight, then say goodbye."""
