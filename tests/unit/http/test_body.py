@@ -1,5 +1,6 @@
 """What a request's body may be (HTTP-02): bounded in shape, and never repeated in an error."""
 
+import contextlib
 import json
 import time
 
@@ -204,10 +205,8 @@ def test_every_small_object_is_taken_unchanged(fields: dict[str, object], ascii_
 @given(st.binary(max_size=40))
 def test_no_bytes_raise_anything_but_a_refusal(body: bytes) -> None:
     for content_type in (b"application/json", FORM):
-        try:
+        with contextlib.suppress(InvalidRequest):
             checked_body(body, content_type)
-        except InvalidRequest:
-            pass
 
 
 # forms
