@@ -68,7 +68,7 @@ class Http1(asyncio.Protocol):
         self._last: tuple[bytes, Block] | None = None
         self._head: Head | None = None  # of the message whose body is being read or answered
         self._chunks: Chunks | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()  # one buffer: a list of tiny pieces would be many times their size
         self._body_bytes = 0
         self._writable = True
         self._blocked_since = 0.0
@@ -109,6 +109,7 @@ class Http1(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
+        self.since = self._clock()
         if self.state != ANSWERING:
             self._transport.resume_reading()
             self._advance()
@@ -158,13 +159,12 @@ class Http1(asyncio.Protocol):
         assert head is not None
         if head.length == CHUNKED:
             assert self._chunks is not None
-            pieces, self._buffer, complete = self._chunks.feed(buffer)
+            piece, self._buffer, complete = self._chunks.feed(buffer)
         else:
             missing = head.length - self._body_bytes
-            pieces, self._buffer = [buffer[:missing]], buffer[missing:]
+            piece, self._buffer = buffer[:missing], buffer[missing:]
             complete = len(buffer) >= missing
-        size = sum(map(len, pieces))
-        self._body += pieces
+        size = len(piece)
         self._body_bytes += size
         self._usage.buffered += size
         if self._body_bytes > self._limits.request_bytes:
@@ -172,9 +172,12 @@ class Http1(asyncio.Protocol):
         if self._usage.buffered > BUFFERED_BYTES_MAX:
             self._refuse(plain(503, "too many large requests", (("Retry-After", "1"),)))
             return False
+        if complete and not self._body:
+            self._serve(head, piece)
+            return True
+        self._body += piece
         if complete:
-            body = b"".join(self._body)
-            self._body.clear()
+            body, self._body = bytes(self._body), bytearray()
             self._serve(head, body)
         return complete
 
@@ -245,7 +248,7 @@ class Http1(asyncio.Protocol):
     def _release(self) -> None:
         self._usage.buffered -= self._body_bytes
         self._body_bytes = 0
-        self._body.clear()
+        self._body = bytearray()
 
     def _enter(self, state: int) -> None:
         self.state = state
@@ -258,6 +261,8 @@ class Http1(asyncio.Protocol):
         limits, spent = self._limits, now - self.since
         if not self._writable and now - self._blocked_since > limits.write_seconds:
             self._transport.abort()  # a client that does not read its answers
+        elif not self._writable:
+            return  # nothing is read from it meanwhile: no other clock runs
         elif self.state == IDLE and spent > limits.idle_seconds:
             self._transport.close()
         elif self.state == HEAD and spent > limits.read_header_seconds:
@@ -266,8 +271,10 @@ class Http1(asyncio.Protocol):
             self._refuse(plain(408, "the request's body did not arrive in time"))
         elif self.state == ANSWERING and spent > limits.request_seconds:
             self._refuse(plain(503, "the request took too long; its outcome is unknown"))
-        elif self.state == LINGERING and spent > LINGER_SECONDS:
-            self._transport.abort()
+        elif self.state == LINGERING:
+            unsent = self._transport.get_write_buffer_size()
+            if spent > (limits.write_seconds if unsent else LINGER_SECONDS):
+                self._transport.abort()
 
     def drain(self) -> None:
         """Finish the request in flight, take no other."""

@@ -82,6 +82,8 @@ def to_request(http: HttpRequest, request_id: str, remote: str = "") -> Request:
         path, query = target[4:].decode(), dict[str, str]()
     else:
         path, query = _parse_target(target)
+    if len(target) > PATH_BYTES_MAX and len(path.encode()) > PATH_BYTES_MAX:
+        raise InvalidRequest("the path is too long")
     operation = _operation(http.method, path, query)
     if operation in _LISTINGS:
         path = path.rstrip("/") + "/"
@@ -101,7 +103,7 @@ def to_request(http: HttpRequest, request_id: str, remote: str = "") -> Request:
         remote_address=remote or http.peer[0],
         remote_port=http.peer[1],
     )
-    if len(headers) > 2:
+    if len(headers) > 2 or b"host" not in headers or b"x-vault-token" not in headers:
         _apply_headers(request, headers)
     return request
 
@@ -182,8 +184,6 @@ def _parse_target(target: bytes) -> tuple[str, dict[str, str]]:
         raw = raw[absolute.end() :] or b"/"
     if not raw.startswith(b"/"):
         raise InvalidRequest("the request target is not a path")
-    if len(raw) > 3 * PATH_BYTES_MAX:
-        raise InvalidRequest("the path is too long")
     _redirect_unclean(raw, query)
     path = _decoded(raw)
     if path != "/v1" and not path.startswith("/v1/"):
