@@ -38,6 +38,7 @@ class Server:
     directory: Path
     token: str = ""  # of a user with POLICY
     root_token: str = ""
+    unseal_key: bytes = b""
 
     @property
     def url(self) -> str:
@@ -62,6 +63,20 @@ class Server:
         if answer.status >= 400:
             raise RuntimeError(f"{self.name}: {method} {path}: {answer.status} {text[:200]!r}")
         return json.loads(text) if text else None
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def restart_seconds(self) -> float:
+        """Stop, start again, unseal; seconds from the start to the first healthy answer."""
+        self.stop()
+        began = time.monotonic()
+        self.process = start(self.name, self.directory)
+        _until(self, lambda: self.call("GET", "sys/seal-status"), pause=0.005)
+        self.call("PUT", "sys/unseal", {"key": self.unseal_key.hex()})
+        _until(self, lambda: self.call("GET", "sys/health"), pause=0.005)
+        return time.monotonic() - began
 
     def pss_kib(self) -> int:
         """Memory of all its processes together, shared pages counted once."""
@@ -138,30 +153,33 @@ def running(name: str, directory: Path, *, tls: bool, audit: bool) -> Iterator[S
     port, cluster = _free_port(), _free_port()
     config = directory / "config.hcl"
     config.write_text(_config(name, directory, port, cluster, tls, audit))
-    log = (directory / "server.log").open("wb")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("VAULT_", "BAO_"))}
-    process = subprocess.Popen(
-        [*_binary(name), "server", f"-config={config}"],
-        stdout=log,
-        stderr=log,
-        env=environment,
-        start_new_session=True,
-    )
-    server = Server(name, port, tls, process, directory)
+    server = Server(name, port, tls, start(name, directory), directory)
     try:
         _prepare(server)
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
+            os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+
+
+def start(name: str, directory: Path) -> subprocess.Popen[bytes]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("VAULT_", "BAO_"))}
+    with (directory / "server.log").open("ab") as log:
+        return subprocess.Popen(
+            [*_binary(name), "server", f"-config={directory / 'config.hcl'}"],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def _prepare(server: Server) -> None:
     _until(server, lambda: server.call("GET", "sys/seal-status"))
     made = server.call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
     server.root_token = made["root_token"]
+    server.unseal_key = bytes.fromhex(made["keys"][0])
     server.call("PUT", "sys/unseal", {"key": made["keys"][0]})
     _until(server, lambda: server.call("GET", "sys/health"))
     _until(
@@ -178,7 +196,7 @@ def _prepare(server: Server) -> None:
     server.call("POST", "kv1/bench", {"a": "x" * 64})
 
 
-def _until(server: Server, attempt: Any, seconds: float = 20.0) -> None:
+def _until(server: Server, attempt: Any, seconds: float = 20.0, pause: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -188,4 +206,4 @@ def _until(server: Server, attempt: Any, seconds: float = 20.0) -> None:
             if time.monotonic() > deadline or server.process.poll() is not None:
                 log = (server.directory / "server.log").read_text()[-2000:]
                 raise RuntimeError(f"{server.name} did not come up:\n{log}") from None
-            time.sleep(0.05)
+            time.sleep(pause)

@@ -23,7 +23,7 @@ from undercroft.storage.wal import NO_TAG, Position, encode_operation, encode_re
 if TYPE_CHECKING:
     from undercroft.storage.store import Store
 
-CHECKPOINT_RECORDS: Final = 10_000  # log records between two checkpoints of the digest tree
+CHECKPOINT_CHANGES: Final = 10_000  # changed entries between two checkpoints of the digest tree
 TRIM_MAX: Final = 512  # log records dropped per commit, so that no commit is held up by it
 
 _FULL: Final = "no space is left for the store; nothing was applied, reads go on"
@@ -120,7 +120,7 @@ class Batch:
         """
         assert not self._broken, "a batch in which a request failed half way must be aborted"
         store = self._store
-        saves_digest = self.position.seq - store.digest_seq >= CHECKPOINT_RECORDS
+        saves_digest = store.unsaved_changes >= CHECKPOINT_CHANGES
         with translated():
             if self._configuration_touched:
                 store.raise_generation(self._txn)
@@ -135,8 +135,10 @@ class Batch:
         if saves_digest:
             store.digest_seq = store.position.seq
             store.digests.saved()
+            store.unsaved_changes = 0
         store.position = self.position
         store.digests.apply(self._deltas)
+        store.unsaved_changes += len(self._deltas)
 
     def _commit(self) -> None:
         try:

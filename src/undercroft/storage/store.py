@@ -36,7 +36,7 @@ from undercroft.storage.wal import (
 )
 
 # Address space, not disk: LMDB's file grows as it is filled. Less where mmap refuses so much.
-_MAP_BYTES: Final = 1 << 40
+_MAP_BYTES: Final = 1 << 38
 _MAP_BYTES_MIN: Final = 1 << 30
 
 FORMAT: Final = b"1"
@@ -81,6 +81,7 @@ class Store:
         self.position = START  # of the last committed record
         self.digests = DigestTree()
         self.digest_seq = 0  # the record that the stored digests stand for
+        self.unsaved_changes = 0  # entries changed since
         self._log_first = 1
         self._log_bytes = 0
         if writable:
@@ -131,22 +132,31 @@ class Store:
             extent = txn.get(_LOG_KEY, None, self.meta)
             if extent is not None:
                 self._log_first, self._log_bytes = _LOG.unpack(extent)
-            self._load_digests(txn)
+            self.digests, self.digest_seq, self.unsaved_changes = self.stored_digests(txn)
 
-    def _load_digests(self, txn: lmdb.Transaction) -> None:
+    def stored_digests(self, txn: lmdb.Transaction) -> tuple[DigestTree, int, int]:
+        """The tree as it stands, the record that its checkpoint stands for, changes since then.
+
+        Raises Corrupt.
+        """
+        tree = DigestTree()
         raw = cast("bytes | None", txn.get(_DIGEST_SEQ_KEY, None, self.meta))
-        self.digest_seq = int.from_bytes(raw, "big") if raw else 0
+        seq = int.from_bytes(raw, "big") if raw else 0
         cursor = txn.cursor(self.meta)
         found = cursor.set_range(_DIGEST_PREFIX)
         while found and bytes(cursor.key()).startswith(_DIGEST_PREFIX):
             name = bytes(cursor.key())[len(_DIGEST_PREFIX) :]
-            self.digests.load(name, bytes(cursor.value()))
+            tree.load(name, bytes(cursor.value()))
             found = cursor.next()
-        for _, record in self.records(txn, self.digest_seq + 1):
-            self.digests.apply(
+        changes = 0
+        for _, record in self.records(txn, seq + 1):
+            deltas = [
                 Delta(op.key, op.old_tag, NO_TAG if op.record is None else tag_of(op.record))
                 for op in record.operations()
-            )
+            ]
+            tree.apply(deltas)
+            changes += len(deltas)
+        return tree, seq, changes
 
     def close(self) -> None:
         self.env.close()

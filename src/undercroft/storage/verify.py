@@ -28,18 +28,19 @@ def verify(directory: Path) -> Iterator[str]:
         yield error.message
         return
     try:
+        yield from problems(store)
+    finally:
+        store.close()
+
+
+def problems(store: Store) -> Iterator[str]:
+    """The same for a store that is open in this process."""
+    try:
         with store.env.begin() as txn:
-            try:
-                store.load()
-                for _ in store.records(txn, store.log_first):
-                    pass
-            except Corrupt as error:
-                yield error.message
+            yield from _check_log(store, txn)
             yield from _check_entries(store, txn)
     except lmdb.Error as error:
         yield f"the file is damaged: {type(error).__name__}"
-    finally:
-        store.close()
 
 
 def recompute(store: Store, txn: lmdb.Transaction) -> DigestTree:
@@ -51,6 +52,18 @@ def recompute(store: Store, txn: lmdb.Transaction) -> DigestTree:
         if stored[:1] != OWN
     )
     return tree
+
+
+def _check_log(store: Store, txn: lmdb.Transaction) -> Iterator[str]:
+    cursor = txn.cursor(store.wal)
+    if not cursor.first():
+        return
+    try:
+        for _, record in store.records(txn, int.from_bytes(cursor.key(), "big")):
+            for _ in record.operations():
+                pass
+    except Corrupt as error:
+        yield error.message
 
 
 def _check_entries(store: Store, txn: lmdb.Transaction) -> Iterator[str]:
@@ -72,7 +85,7 @@ def _check_entries(store: Store, txn: lmdb.Transaction) -> Iterator[str]:
     if txn.stat(store.expiry)["entries"] != expiring:
         yield "the expiry index has entries that nothing belongs to"
     try:
-        sound = store.digests.same_as(recompute(store, txn))
+        sound = store.stored_digests(txn)[0].same_as(recompute(store, txn))
     except Corrupt:
         sound = False
     if not sound:

@@ -1,0 +1,412 @@
+"""Commits, savepoints, expiry, the log and its retention, the digest tree."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.unit.storage.stores import MOUNT, change, contents, keyring, open_store, write
+from undercroft.errors import Corrupt, InvalidRequest, ReadOnly, Sealed, StorageFailed
+from undercroft.storage import batch as batches
+from undercroft.storage.keys import LOCAL, OWN, SYSTEM, key
+from undercroft.storage.store import Retention
+from undercroft.storage.verify import problems, recompute
+from undercroft.storage.view import Space
+
+NAMES = st.one_of(
+    st.sampled_from(["a", "a/b", "a/b/c", "a-b", "a//c", "b", "é", "a" * 600, "a" * 600 + "/x"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+    st.integers(440, 700).map(lambda size: "long/" + "x" * size),
+).filter(lambda name: not name.endswith("/"))  # no path may end so
+VALUES = st.binary(max_size=64)
+
+
+def test_a_request_that_is_not_accepted_leaves_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    batch = store.batch()
+    refused, kept = batch.transaction(), batch.transaction()
+    change(refused, {"refused": b"1"})
+    change(kept, {"kept": b"2"})
+    batch.accept(kept)
+    batch.commit()
+    assert contents(store) == {"kept": b"2"}
+
+
+def test_a_request_sees_the_accepted_requests_before_it_in_the_batch(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    batch = store.batch()
+    first = batch.transaction()
+    change(first, {"a": b"1"})
+    batch.accept(first)
+    second = batch.transaction()
+    assert Space(second, b"s", MOUNT).get("a") == b"1"
+    batch.abort()
+
+
+def test_an_aborted_batch_leaves_nothing_and_the_next_continues_the_log(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    before = write(store, {"a": b"1"})
+    batch = store.batch()
+    tx = batch.transaction()
+    change(tx, {"b": b"2"})
+    batch.accept(tx)
+    batch.abort()
+    after = write(store, {"c": b"3"})
+    assert contents(store) == {"a": b"1", "c": b"3"}
+    assert after.seq == before.seq + 1
+    assert not list(problems(store))
+
+
+def test_a_snapshot_does_not_move_and_cannot_write(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1"})
+    with store.snapshot() as view:
+        space = Space(view, b"s", MOUNT)
+        write(store, {"a": b"2"})
+        assert space.get("a") == b"1"
+        with pytest.raises(ReadOnly):
+            space.put("a", b"3")
+        with pytest.raises(ReadOnly):
+            space.delete("a")
+    assert contents(store) == {"a": b"2"}
+
+
+def test_a_sealed_store_gives_nothing_out(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1"})
+    store.set_keyring(None)
+    with store.snapshot() as view, pytest.raises(Sealed):
+        Space(view, b"s", MOUNT).get("a")
+
+
+def test_a_value_moved_to_another_name_does_not_open(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1", "b": b"2"})
+    with store.env.begin(store.data, write=True) as txn:
+        txn.put(b"s" + MOUNT + b"b", txn.get(b"s" + MOUNT + b"a"))
+    with store.snapshot() as view, pytest.raises(Corrupt):
+        Space(view, b"s", MOUNT).get("b")
+
+
+def test_a_name_over_32_kib_is_refused_and_one_of_32_kib_is_kept(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"x" * 32768: b"1"})
+    assert contents(store) == {"x" * 32768: b"1"}
+    with pytest.raises(InvalidRequest):
+        write(store, {"x" * 32769: b"1"})
+
+
+def test_only_configuration_raises_the_generation(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+
+    def generation() -> int:
+        with store.snapshot() as view:
+            return view.generation
+
+    write(store, {"a": b"1"})
+    assert generation() == 0
+    batch = store.batch()
+    tx = batch.transaction()
+    tx.put(key(LOCAL, SYSTEM, "mounts/x"), b"")
+    batch.accept(tx)
+    batch.commit()
+    assert generation() == 1
+
+
+def test_own_entries_are_readable_while_sealed_and_no_part_of_the_digest(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.set_keyring(None)
+    root = store.digests.root(b"sl")
+    batch = store.batch()
+    tx = batch.transaction()
+    tx.put_clear(key(OWN, SYSTEM, "seal"), b"in clear")
+    batch.accept(tx)
+    batch.commit()
+    with store.snapshot() as view:
+        assert view.get(key(OWN, SYSTEM, "seal")) == b"in clear"
+    assert store.digests.root(b"sl") == root
+
+
+# expiry
+
+
+def test_due_entries_come_in_the_order_of_their_time(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for name, when in (("late", 300), ("early", 100), ("middle", 200)):
+        write(store, {name: b""}, expires_ms=when)
+    due = [full[17:] for full in store.due(250, 10)]
+    assert due == [b"early", b"middle"]
+    assert len(store.due(999, 2)) == 2
+
+
+def test_a_changed_or_deleted_entry_leaves_no_expiry_behind(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    long = "x" * 2000
+    write(store, {"a": b"", "b": b"", "c": b"", long: b""}, expires_ms=100)
+    write(store, {"a": b""}, expires_ms=900)
+    write(store, {"b": None, long: None})
+    write(store, {"c": b"for good"})
+    assert store.due(500, 10) == []
+    assert [full[17:] for full in store.due(1000, 10)] == [b"a"]
+    assert not list(problems(store))
+
+
+# the log
+
+
+def test_the_log_holds_every_operation_and_its_chain_holds(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1", "b": b"2"})
+    write(store, {"a": None, "gone": None})
+    with store.env.begin() as txn:
+        records = list(store.records(txn, 1))
+    assert [seq for seq, _ in records] == [1, 2]
+    names = [[(op.key[17:], op.record is None) for op in r.operations()] for _, r in records]
+    assert names == [[(b"a", False), (b"b", False)], [(b"a", True)]]
+
+
+def test_deleting_what_is_not_there_makes_no_record(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    assert write(store, {"gone": None}).seq == 0
+
+
+def test_an_altered_or_missing_log_record_is_found(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for n in range(4):
+        write(store, {str(n): b"x"})
+    name = (2).to_bytes(8, "big")
+    with store.env.begin(store.wal, write=True) as txn:
+        raw = bytearray(txn.get(name))
+        raw[40] ^= 1
+        txn.put(name, bytes(raw))
+    with store.env.begin() as txn, pytest.raises(Corrupt, match="altered"):
+        list(store.records(txn, 1))
+    with store.env.begin(store.wal, write=True) as txn:
+        txn.delete(name)
+    with store.env.begin() as txn, pytest.raises(Corrupt, match="gap"):
+        list(store.records(txn, 1))
+
+
+def test_the_log_is_trimmed_by_count_but_never_past_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 10)
+    store = open_store(tmp_path, retention=Retention(records=5))
+    for n in range(9):
+        write(store, {str(n): b"x"})
+    assert store.log_first == 1  # no checkpoint yet: a start needs all of it
+    for n in range(30):
+        write(store, {str(n): b"x"})
+    assert store.position.seq - 15 <= store.log_first <= store.digest_seq + 1
+    store.close()
+    again = open_store(tmp_path, retention=Retention(records=5))
+    assert again.digests.root(b"s") == store.digests.root(b"s")
+    assert not list(problems(again))
+
+
+@pytest.mark.parametrize(
+    "retention", [Retention(bytes=2000), Retention(age_seconds=1)], ids=["bytes", "age"]
+)
+def test_the_log_is_trimmed_by_size_and_by_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retention: Retention
+) -> None:
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
+    store = open_store(tmp_path, retention=retention)
+    for n in range(50):
+        batch = store.batch(lambda n=n: n * 100)
+        tx = batch.transaction()
+        change(tx, {str(n): b"x" * 100})
+        batch.accept(tx)
+        batch.commit()
+    assert 30 < store.log_first < 50
+    with store.env.begin() as txn:
+        held = sum(len(value) for _, value in txn.cursor(store.wal))
+    assert held == store.log_bytes
+
+
+def test_the_log_goes_on_after_a_restart(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    before = write(store, {"a": b"1"})
+    store.close()
+    store = open_store(tmp_path)
+    assert store.position == before
+    assert write(store, {"b": b"2"}).seq == before.seq + 1
+
+
+# damage that is known at once
+
+
+def test_a_failed_sync_ends_writing_but_not_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from undercroft.storage import faults
+
+    store = open_store(tmp_path)
+    write(store, {"a": b"1"})
+    real = store.batch
+
+    class Failing:
+        def __init__(self, txn: Any) -> None:
+            self._txn = txn
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._txn, name)
+
+        def commit(self) -> None:
+            self._txn.abort()
+            raise OSError(5, "Input/output error")
+
+    batch = real()
+    batch._txn = Failing(batch._txn)  # type: ignore[assignment]
+    tx = batch.transaction()
+    change(tx, {"b": b"2"})
+    batch.accept(tx)
+    with pytest.raises(StorageFailed):
+        batch.commit()
+    batch.abort()
+    with pytest.raises(StorageFailed):
+        store.batch()
+    assert contents(store) == {"a": b"1"}
+    faults.arm("")
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(os.urandom(16384))
+    with pytest.raises(StorageFailed, match="cannot open"):
+        open_store(tmp_path)
+
+
+def test_a_store_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with store.env.begin(store.meta, write=True) as txn:
+        txn.put(b"format", b"99")
+    store.close()
+    with pytest.raises(StorageFailed, match="format"):
+        open_store(tmp_path)
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for n in range(50):
+        write(store, {str(n): b"x" * 2000})
+    store.close()
+    path = tmp_path / "data.mdb"
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(StorageFailed, match="cut short"):
+        open_store(tmp_path)
+
+
+# properties
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    committed=st.dictionaries(NAMES, VALUES, max_size=12),
+    overlay=st.dictionaries(NAMES, st.none() | VALUES, max_size=8),
+    data=st.data(),
+)
+def test_listing_and_reading_equal_a_plain_dictionary(
+    tmp_path_factory: pytest.TempPathFactory,
+    committed: dict[str, bytes],
+    overlay: dict[str, bytes | None],
+    data: st.DataObject,
+) -> None:
+    store = open_store(tmp_path_factory.mktemp("store"))
+    batch = None
+    try:
+        write(store, dict(committed))
+        batch = store.batch()
+        tx = batch.transaction()
+        change(tx, overlay)
+        model = {n: v for n, v in {**committed, **overlay}.items() if v is not None}
+        space = Space(tx, b"s", MOUNT)
+        assert {name: space.get(name) for name in space.names()} == model
+        prefixes = [n[: n.rindex("/") + 1] for n in model if "/" in n]
+        prefix = data.draw(st.sampled_from(["", *prefixes]))
+        below = [n[len(prefix) :] for n in model if n.startswith(prefix)]
+        expected = sorted({n[: n.find("/") + 1] or n for n in below}, key=str.encode)
+        assert space.list(prefix) == expected
+        limit = data.draw(st.integers(1, 5))
+        after = data.draw(st.sampled_from(["", *expected]))
+        rest = [n for n in expected if n.encode() > after.encode()]
+        assert space.list(prefix, after=after, limit=limit) == rest[:limit]
+    finally:
+        if batch is not None:
+            batch.abort()
+        store.close()
+
+
+class Histories(RuleBasedStateMachine):
+    """Any history of commits, refusals, aborts and restarts: digests equal a recomputation."""
+
+    @initialize()
+    def begin(self) -> None:
+        import tempfile
+
+        self._directory = tempfile.TemporaryDirectory(prefix="undercroft-test-")
+        self.path = Path(self._directory.name)
+        batches.CHECKPOINT_CHANGES = 3  # type: ignore[misc]
+        self.store = open_store(self.path, retention=Retention(records=4))
+        self.model: dict[str, bytes] = {}
+
+    @rule(changes=st.dictionaries(NAMES, st.none() | VALUES, max_size=4), accepted=st.booleans())
+    def request(self, changes: dict[str, bytes | None], accepted: bool) -> None:
+        batch = self.store.batch()
+        tx = batch.transaction()
+        change(tx, changes)
+        if accepted:
+            batch.accept(tx)
+        batch.commit()
+        if accepted:
+            merged = {**self.model, **changes}
+            self.model = {n: v for n, v in merged.items() if v is not None}
+
+    @rule(changes=st.dictionaries(NAMES, st.none() | VALUES, min_size=1, max_size=4))
+    def aborted(self, changes: dict[str, bytes | None]) -> None:
+        batch = self.store.batch()
+        tx = batch.transaction()
+        change(tx, changes)
+        batch.accept(tx)
+        batch.abort()
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.store = open_store(self.path, retention=Retention(records=4))
+
+    @invariant()
+    def holds(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        with self.store.env.begin() as txn:
+            assert self.store.digests.same_as(recompute(self.store, txn))
+        assert contents(self.store) == self.model
+
+    def teardown(self) -> None:
+        batches.CHECKPOINT_CHANGES = 10_000  # type: ignore[misc]
+        if hasattr(self, "store"):
+            self.store.close()
+            self._directory.cleanup()
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def test_threat_seal_09_nonces_never_repeat_also_across_a_fork() -> None:
+    ring = keyring()
+    seen = {ring.encrypt(b"", b"")[4:16] for _ in range(200_000)}
+    assert len(seen) == 200_000
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, b"".join(ring.encrypt(b"", b"")[4:16] for _ in range(100)))
+        os._exit(0)
+    os.wait()
+    ours = {ring.encrypt(b"", b"")[4:16] for _ in range(100)}
+    theirs = os.read(reader, 1200)
+    assert not ours & {theirs[i : i + 12] for i in range(0, 1200, 12)}
