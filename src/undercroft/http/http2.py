@@ -26,7 +26,6 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
-from hyperframe.frame import GoAwayFrame
 
 from undercroft.http.failure import plain
 from undercroft.http.limits import (
@@ -371,13 +370,12 @@ class Http2(asyncio.Protocol):
             self._forget(stream_id)
 
     def drain(self) -> None:
-        """Finish the requests in flight; later ones are refused unread, so they may be repeated."""
+        """Finish the requests in flight; later ones are refused unread, so they may be repeated.
+
+        The goodbye comes last: clients built on h2 take none of the answers that come behind one.
+        """
         self._last_stream = self._connection.highest_inbound_stream_id
-        if self._streams:
-            # h2's own goodbye would forbid the answers that are still to come.
-            self._write()
-            self._transport.write(GoAwayFrame(0, self._last_stream).serialize())
-        else:
+        if not self._streams:
             self._end()
 
     def abort(self) -> None:
