@@ -35,6 +35,7 @@ class Listener:
         self._limits = limits_of(settings)
         self._app = _behind_proxy(settings, app)
         self._context = None if settings.tls_disable else server_context(settings)
+        self._newest = self._context
         self._connections: set[Http1 | Http2] = set()
         self._server: asyncio.Server | None = None
         self._drained = asyncio.Event()
@@ -43,6 +44,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         more: dict[str, Any] = {}
         if self._context is not None:
+            self._context.sni_callback = self._use_newest
             more = {
                 "ssl": self._context,
                 "ssl_handshake_timeout": self._limits.read_header_seconds,
@@ -55,11 +57,18 @@ class Listener:
         if self._context is None:
             return
         try:
-            server_context(self._settings)  # a trial: a context half loaded would serve nobody
-            assert self._settings.tls_cert_file
-            self._context.load_cert_chain(self._settings.tls_cert_file, self._settings.tls_key_file)
+            self._newest = server_context(self._settings)
         except InvalidRequest as error:
             log.error("kept the old certificates", error=error.message)
+
+    def _use_newest(self, handshake: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
+        """A handshake goes on with the context of the last reload.
+
+        Loading into the context in use would keep an old certificate beside a new one whose key is
+        of another kind.
+        """
+        if self._newest is not None:
+            handshake.context = self._newest
 
     async def drain(self, seconds: float) -> None:
         """Take no new connection, finish what is in flight, end what then is left."""
