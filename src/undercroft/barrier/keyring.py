@@ -20,6 +20,15 @@ TERM_BYTES: Final = 4
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 _BODY: Final = TERM_BYTES + NONCE_BYTES
+_FORMAT: Final = b"\x01"
+
+
+class UnknownTerm(Corrupt):
+    """Sealed under a term that this keyring does not have.
+
+    In a worker that is a rotation which it has not heard of yet: the request moves one hop up. In
+    the writer it is a damaged or foreign entry, like any other that does not open.
+    """
 
 
 @dataclass(frozen=True)
@@ -31,45 +40,58 @@ class KeyTerm:
     installed_ms: int  # wall clock, Unix milliseconds
 
 
-class _Serialized(msgspec.Struct, array_like=True):
-    terms: list[tuple[int, bytes, int]]
-    root_key: bytes
+_Serialized = tuple[bytes, int, tuple[tuple[int, bytes, int], ...]]
+_decode_serialized: Final = msgspec.msgpack.Decoder(_Serialized).decode
 
 
 class Keyring:
-    """All terms; the highest is active. Immutable but for its count: rotation makes a new one."""
+    """All terms; the highest is active. Immutable but for its count: rotation makes a new one.
 
-    def __init__(self, terms: tuple[KeyTerm, ...], root_key: bytes) -> None:
+    `encryptions` under the active term: as many as are on record, and those of this process.
+    """
+
+    def __init__(
+        self, terms: tuple[KeyTerm, ...], root_key: bytes, *, encryptions: int = 0
+    ) -> None:
         self.terms = terms
         self.root_key = root_key
         self.active = max(terms, key=lambda t: t.term)
-        self.encryptions = 0  # by this process, under the active term, since it was loaded
+        self.encryptions = encryptions
         self._ciphers = {t.term.to_bytes(TERM_BYTES, "big"): AESGCM(t.key) for t in terms}
         self._active_term = self.active.term.to_bytes(TERM_BYTES, "big")
         self._active_encrypt = self._ciphers[self._active_term].encrypt
 
-    def rotated(self, key: bytes, now_ms: int) -> "Keyring":
-        """The same keyring with a new active term."""
-        term = KeyTerm(self.active.term + 1, key, now_ms)
-        return Keyring((*self.terms, term), self.root_key)
-
-    def serialize(self) -> bytes:
-        """All of it, in clear: for the node's own processes, and to be sealed by the root key."""
-        return msgspec.msgpack.encode(
-            _Serialized([(t.term, t.key, t.installed_ms) for t in self.terms], self.root_key)
-        )
-
-    @classmethod
-    def deserialize(cls, data: bytes) -> "Keyring":
-        """Raises Corrupt."""
-        try:
-            held = msgspec.msgpack.decode(data, type=_Serialized)
-        except msgspec.MsgspecError:
-            raise Corrupt("the keyring does not parse") from None
-        return cls(tuple(KeyTerm(*term) for term in held.terms), held.root_key)
-
     def __repr__(self) -> str:
         return f"<Keyring active_term={self.active.term}>"
+
+    @classmethod
+    def generate(cls, now_ms: int) -> "Keyring":
+        """A root key and the first term of a new cluster."""
+        return cls((KeyTerm(1, os.urandom(KEY_BYTES), now_ms),), os.urandom(KEY_BYTES))
+
+    def rotated(self, now_ms: int) -> "Keyring":
+        """With one more term, which is active; what is stored stays readable."""
+        new = KeyTerm(self.active.term + 1, os.urandom(KEY_BYTES), now_ms)
+        return Keyring((*self.terms, new), self.root_key)
+
+    def serialize(self) -> bytes:
+        """All of it, root key included, for a process of the same trust (DESIGN section 3)."""
+        terms = [(t.term, t.key, t.installed_ms) for t in self.terms]
+        return _FORMAT + msgspec.msgpack.encode((self.root_key, self.encryptions, terms))
+
+    @classmethod
+    def deserialize(cls, raw: bytes) -> "Keyring":
+        """What `serialize` gave. Raises Corrupt."""
+        try:
+            if raw[:1] != _FORMAT:
+                raise ValueError
+            root_key, encryptions, terms = _decode_serialized(raw[1:])
+            if len(root_key) != KEY_BYTES:
+                raise ValueError
+            made = tuple(KeyTerm(term, key, installed_ms) for term, key, installed_ms in terms)
+            return cls(made, root_key, encryptions=encryptions)
+        except (ValueError, msgspec.MsgspecError):
+            raise Corrupt("a keyring does not parse") from None
 
     def encrypt(self, aad: bytes, plaintext: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
@@ -80,7 +102,7 @@ class Keyring:
         """The plaintext, or Corrupt: a wrong name, a flipped bit and a foreign term look alike."""
         cipher = self._ciphers.get(sealed[:TERM_BYTES])
         if cipher is None:
-            raise Corrupt("a stored entry does not authenticate")
+            raise UnknownTerm("a stored entry does not authenticate")
         try:
             return cipher.decrypt(sealed[TERM_BYTES:_BODY], sealed[_BODY:], aad)
         except InvalidTag:

@@ -1,114 +1,156 @@
-"""A root token from a quorum of key shares.
+"""Making a root token when none is left: enough key shares, and a one-time password to hide it.
 
-One attempt at a time, known by its nonce; the token is given out XORed with a one-time password
-that only who started the attempt has seen. Lives in the writer's memory: a restart forgets it.
+One attempt at a time in a slot. The nonce names the attempt: with another one, nothing advances
+and nothing is lost (SEAL-01). There are two slots, so that whoever may knock without a token (if
+the configuration opens that door at all) can neither see, hold nor cancel what operators with a
+token do (SEAL-02).
+
+The token travels as base64 without padding of `token XOR password`: neither a proxy that sees the
+answer nor a share holder who did not start the attempt learns it.
 """
 
-import hmac
+import base64
 import secrets
 import string
 import uuid
-from base64 import b64decode, b64encode
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from undercroft.barrier.seal import SealManager
-from undercroft.errors import InvalidRequest
-from undercroft.storage.view import Transaction
+from undercroft.barrier.constant import same
+from undercroft.barrier.shares import Collected, parse_share
+from undercroft.errors import Internal, InvalidRequest, Unavailable
 
-OTP_CHARS: Final = 26  # as long as a root token
+OTP_LENGTH: Final = 26  # as long as a token: `s.` and 24 characters
 _ALPHABET: Final = string.ascii_letters + string.digits
 
+IDLE_MS: Final = 10 * 60 * 1000  # an abandoned attempt without a token gives way after that
+_BUCKET_SIZE: Final = 10
+_BUCKET_REFILL_MS: Final = 6_000  # one more start or cancel without a token
 
-class RootGeneration:
-    """Raises InvalidRequest for what does not fit; a wrong nonce changes nothing (SEAL-01)."""
 
-    def __init__(self, seal: SealManager) -> None:
-        self._seal = seal
-        self._nonce = ""
-        self._otp = ""
-        self._shares: list[bytes] = []
+class Attempt:
+    """An attempt under way."""
 
-    def status(self, required: int) -> dict[str, Any]:
-        """The attempt without its password."""
-        status: dict[str, Any] = {
-            "complete": False,
-            "otp": "",
-            "otp_length": OTP_CHARS,
-            "progress": len(self._shares),
-            "required": required,
-            "started": bool(self._nonce),
-        }
-        if self._nonce:
-            status |= {"nonce": self._nonce, "pgp_fingerprint": ""}
-        return status
+    def __init__(self, otp: str, now_ms: int) -> None:
+        self.nonce = str(uuid.uuid4())
+        self.otp = otp
+        self.touched_ms = now_ms
+        self.collected = Collected()
 
-    def start(self, required: int) -> dict[str, Any]:
-        if self._nonce:
-            raise InvalidRequest("root generation already in progress for this namespace")
-        self._nonce = str(uuid.uuid4())
-        self._otp = "".join(secrets.choice(_ALPHABET) for _ in range(OTP_CHARS))
-        self._shares = []
-        return self.status(required) | {"otp": self._otp}
+    def __repr__(self) -> str:
+        return f"<Attempt progress={len(self.collected)}>"
 
-    def cancel(self, nonce: str) -> None:
-        """With a nonce only that attempt; without, whatever runs (the caller may)."""
-        if not nonce or self._is_ours(nonce):
-            self._forget()
+
+class Slot:
+    """Where one attempt at a time lives; in memory alone, so a restart ends it."""
+
+    def __init__(self) -> None:
+        self.attempt: Attempt | None = None
+
+    def start(self, otp: str, now_ms: int) -> str:
+        """Answers the password if it was made here, "" if the caller brought it."""
+        if otp and len(otp.encode()) != OTP_LENGTH:
+            raise InvalidRequest("OTP string has incorrect length")
+        if self._occupied(now_ms):
+            raise InvalidRequest("root generation already in progress")
+        made = "" if otp else "".join(secrets.choice(_ALPHABET) for _ in range(OTP_LENGTH))
+        self.attempt = Attempt(otp or made, now_ms)
+        return made
+
+    def _occupied(self, now_ms: int) -> bool:
+        return self.attempt is not None
+
+    def cancel(self) -> None:
+        self.attempt = None
 
     def update(
         self,
-        tx: Transaction,
-        share: bytes,
         nonce: str,
+        key_text: str,
         required: int,
+        now_ms: int,
+        *,
+        authorise: Callable[[bytes], None],
         issue: Callable[[], str],
-    ) -> dict[str, Any]:
-        """One more share; with the last one the encoded token."""
-        if not self._nonce:
+    ) -> tuple[int, str]:
+        """One more share: answers the progress and, with the last one, the encoded token.
+
+        `authorise` raises when the combined key is not the one: the shares are then forgotten,
+        the attempt stays. An attempt yields one token at most: it ends before the token is made,
+        so a commit that fails costs a new attempt, never a second token.
+        """
+        attempt = self.attempt
+        if attempt is None:
             raise InvalidRequest("no root generation in progress")
-        if not self._is_ours(nonce):
-            raise InvalidRequest("incorrect nonce supplied")
-        if any(hmac.compare_digest(share, held) for held in self._shares):
+        if not same(nonce, attempt.nonce):
+            raise InvalidRequest("incorrect nonce supplied for this root generation operation")
+        share = parse_share(key_text)
+        if not attempt.collected.add(share):
             raise InvalidRequest(
                 "given key has already been provided during this generation operation"
             )
-        self._shares.append(share)
-        answer: dict[str, Any] = {
-            "complete": False,
-            "encoded_token": "",
-            "nonce": nonce,
-            "pgp_fingerprint": "",
-            "progress": len(self._shares),
-            "required": required,
-            "started": True,
-        }
-        if len(self._shares) < required:
-            return answer
-        shares, self._shares = self._shares, []
-        if not self._seal.proves_quorum(tx, shares):
-            raise InvalidRequest("root generation aborted: the key shares are not valid")
-        encoded = encode_token(issue(), self._otp)
-        tx.after_commit.append(self._forget)
-        return answer | {"complete": True, "encoded_token": encoded}
-
-    def _is_ours(self, nonce: str) -> bool:
-        return hmac.compare_digest(nonce.encode(), self._nonce.encode())
-
-    def _forget(self) -> None:
-        self._nonce, self._otp, self._shares = "", "", []
+        attempt.touched_ms = now_ms
+        progress = len(attempt.collected)
+        if progress < required:
+            return progress, ""
+        collected, attempt.collected = attempt.collected, Collected()
+        try:
+            authorise(collected.combine())
+        except InvalidRequest as error:
+            raise InvalidRequest(f"root generation aborted: {error.message}") from None
+        self.attempt = None
+        return progress, encode_root_token(issue(), attempt.otp)
 
 
-def encode_token(token: str, otp: str) -> str:
-    """XOR, as base64 without padding. Both have the same length."""
-    mixed = bytes(a ^ b for a, b in zip(token.encode(), otp.encode(), strict=True))
-    return b64encode(mixed).decode().rstrip("=")
+class OpenSlot(Slot):
+    """The slot of callers without a token: starts and cancels are rationed, idlers give way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = _BUCKET_SIZE
+        self._refilled_ms = 0
+
+    def ration(self, now_ms: int) -> None:
+        """Raises Unavailable when too many have started and cancelled of late."""
+        earned = (now_ms - self._refilled_ms) // _BUCKET_REFILL_MS
+        if earned > 0:
+            self._left = min(_BUCKET_SIZE, self._left + earned)
+            self._refilled_ms = now_ms
+        if not self._left:
+            raise Unavailable(
+                "too many root generation attempts",
+                retry_after_seconds=_BUCKET_REFILL_MS // 1000,
+                hint="use sys/generate-root-token with a token",
+            )
+        self._left -= 1
+
+    def _occupied(self, now_ms: int) -> bool:
+        attempt = self.attempt
+        return attempt is not None and now_ms - attempt.touched_ms < IDLE_MS
 
 
-def decode_token(encoded: str, otp: str) -> str:
-    """What `encode_token` encoded. Raises InvalidRequest when the two do not belong together."""
+def encode_root_token(token: str, otp: str) -> str:
+    raw, password = token.encode(), otp.encode()
+    if len(raw) != len(password):  # never a token that is partly in the clear
+        raise Internal("a root token does not have the length of its one-time password")
+    return base64.b64encode(_xor(raw, password)).rstrip(b"=").decode()
+
+
+def decode_root_token(encoded: str, otp: str) -> str:
+    """The token, for a command line. Raises InvalidRequest when the two do not belong together."""
     try:
-        mixed = b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        return bytes(a ^ b for a, b in zip(mixed, otp.encode(), strict=True)).decode("ascii")
+        padded = encoded + "=" * (-len(encoded) % 4)
+        hidden = base64.b64decode(padded, validate=True)
     except ValueError:
-        raise InvalidRequest("the encoded token and the password do not belong together") from None
+        raise InvalidRequest("the encoded token is not base64") from None
+    password = otp.encode()
+    if len(hidden) != len(password):
+        raise InvalidRequest("the one-time password does not have the encoded token's length")
+    try:
+        return _xor(hidden, password).decode("ascii")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the one-time password is not that of this token") from None
+
+
+def _xor(a: Sequence[int], b: Sequence[int]) -> bytes:
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))

@@ -1,73 +1,72 @@
-"""The seal: what protects the root key, and the way from sealed to open and back.
+"""The seal: what opens the barrier, and closes it. Lives in the writer's process.
 
-    seal key   (combined from key shares, or the static key of the configuration)
-      └─ root key   entry `root-key`
-           └─ keyring   entry `keyring`
-                └─ every other value
+    shamir   shares of a key combine to the key that wraps the root key; people unseal
+    static   a key of the configuration wraps the root key; the server unseals itself at start
 
-The three entries below are the only ones stored in clear form, since they must be read while
-sealed: what they hold is encrypted by the level above or is no secret. Lives in the writer. State
-in memory changes only after the commit that it belongs to.
+The root key wraps the keyring, so the seal can change without a byte of data being rewritten.
+
+What is read to decide comes from the request's transaction, never from memory, since another
+request of the same commit may have written it; what changes in memory changes after the commit
+stands. Only the progress of an attempt is memory alone: it advances, or is lost, whatever becomes
+of the request.
 """
 
-import binascii
-import hmac
 import os
 import uuid
-from base64 import b64decode
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from undercroft.barrier import shamir
-from undercroft.barrier.keyring import KEY_BYTES, NONCE_BYTES, Keyring, KeyTerm
-from undercroft.errors import Corrupt, InvalidRequest, Refused, Sealed
+from undercroft.barrier.aead import NotOpened
+from undercroft.barrier.keyring import KEY_BYTES, Keyring
+from undercroft.barrier.renewal import Renewal
+from undercroft.barrier.root_generation import OpenSlot, Slot
+from undercroft.barrier.seal_store import (
+    SealConfig,
+    StoredKeyring,
+    check_recovery_key,
+    open_keyring,
+    open_root_key,
+    read_config,
+    wrapped_root_key,
+    write_config,
+    write_keyring,
+    write_recovery_key,
+    write_root_key,
+)
+from undercroft.barrier.shamir import SHARES_MAX, split
+from undercroft.barrier.shares import Collected, check_share
+from undercroft.errors import Corrupt, InvalidRequest
 from undercroft.node.state import UnsealProgress
-from undercroft.storage.keys import OWN, SYSTEM, key
 from undercroft.storage.view import Snapshot, Transaction
 
-if TYPE_CHECKING:
-    from undercroft.config import Seal as SealSettings
+SHAMIR: Final = "shamir"
+STATIC: Final = "static"
 
-_CONFIG: Final = key(OWN, SYSTEM, "seal-config")
-_ROOT_KEY: Final = key(OWN, SYSTEM, "root-key")
-_KEYRING: Final = key(OWN, SYSTEM, "keyring")
-_RECOVERY: Final = key(OWN, SYSTEM, "recovery-key")
-_ROTATION: Final = key(OWN, SYSTEM, "rotation")
-
-# NIST SP 800-38D: at most 2^32 messages a key with random nonces; Vault's bounds leave room.
-OPERATIONS_MAX: Final = 3_865_470_566
-OPERATIONS_MIN: Final = 1_000_000
-INTERVAL_MIN_SECONDS: Final = 24 * 3600
-_COUNT_STEP: Final = 100_000  # encryptions between two stored counts: what a crash may forget
-_SHARE_BYTES_MIN: Final = 16
+_WRONG_SHARES: Final = "invalid key: these shares do not combine to the key of this server"
 
 
-class SealConfig(msgspec.Struct, frozen=True):
-    """How the seal was set up at initialisation. With a static seal the shares are recovery's."""
+class SealSettings(Protocol):
+    """The `seal` stanza; keys are 32 bytes, and only `static` has them."""
 
-    type: str
-    shares: int
-    threshold: int
-
-
-class Rotation(msgspec.Struct, frozen=True):
-    """Automatic rotation, and what earlier processes encrypted under the active term."""
-
-    enabled: bool = True
-    max_operations: int = OPERATIONS_MAX
-    interval_seconds: int = 0  # 0: not by time
-    encryptions: int = 0
+    @property
+    def type(self) -> str: ...
+    @property
+    def current_key_id(self) -> str: ...
+    @property
+    def current_key(self) -> bytes: ...
+    @property
+    def previous_key_id(self) -> str: ...
+    @property
+    def previous_key(self) -> bytes: ...
 
 
 class Initialized(msgspec.Struct, frozen=True):
-    """What the operator is given, once. All of it is secret."""
+    """What init answers, once: nobody can read any of it again."""
 
-    shares: list[bytes]
-    recovery_shares: list[bytes]
+    shares: tuple[bytes, ...]
+    recovery_shares: tuple[bytes, ...]
     root_token: str
 
     def __repr__(self) -> str:
@@ -75,52 +74,61 @@ class Initialized(msgspec.Struct, frozen=True):
 
 
 class SealManager:
-    """`on_keyring` is told a keyring that is in force now, `on_sealed` that none is any more.
+    """One per node. `on_keyring` is told the keyring that is in force from now on (unsealed, or
+    rotated), `on_sealed` that there is none; both after the commit that did it.
 
-    `bootstrap` writes what a new cluster starts with and answers the root token; `on_progress` is
-    told that `status` has changed.
+    `on_progress` hears of everything else that `status` shows. `bootstrap` writes what a new
+    cluster starts with, inside the transaction of init, and answers the root token: if any of it
+    fails, nothing of it is there (TOK-18).
     """
 
     def __init__(
         self,
-        settings: "SealSettings",
+        settings: SealSettings,
         *,
         on_keyring: Callable[[Keyring], None],
         on_sealed: Callable[[], None],
         on_progress: Callable[[], None],
         bootstrap: Callable[[Transaction, int], str],
-        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        _check_settings(settings)
         self._settings = settings
-        self._on_keyring = on_keyring
         self._on_sealed = on_sealed
         self._on_progress = on_progress
         self._bootstrap = bootstrap
-        self._random = random
-        self._shares: list[bytes] = []
-        self._nonce = ""
-        self._keyring: Keyring | None = None
-        self._counted = 0  # of `keyring.encryptions`, what is stored already
+        self.renewal = Renewal(on_keyring)
+        self._unsealing = Collected()
+        self._unseal_nonce = ""
+        self.root_generation = Slot()
+        self.open_root_generation = OpenSlot()
 
-    # what it is
+    def __repr__(self) -> str:
+        return f"<SealManager {self._settings.type} unsealed={self.unsealed}>"
 
-    def config(self, view: Snapshot) -> SealConfig | None:
-        raw = view.get(_CONFIG)
-        return None if raw is None else msgspec.msgpack.decode(raw, type=SealConfig)
+    # what there is
+
+    @property
+    def unsealed(self) -> bool:
+        return self.renewal.keyring is not None
 
     def status(self, view: Snapshot) -> dict[str, Any]:
-        """Fields of `NodeState`."""
-        config = self.config(view)
+        """Fields of NodeState, all but those that the node knows better (`sealed`, names)."""
+        config = read_config(view)
+        kind = self._settings.type if config is None else config.type
         return {
             "initialized": config is not None,
-            "seal_type": config.type if config else self._settings.type,
-            "shares": config.shares if config else 0,
-            "threshold": config.threshold if config else 0,
-            "recovery_seal": self._settings.type != "shamir",
-            "unseal": UnsealProgress(len(self._shares), self._nonce),
+            "seal_type": kind,
+            "shares": 0 if config is None else config.shares,
+            "threshold": 0 if config is None else config.threshold,
+            "unseal": UnsealProgress(len(self._unsealing), self._unseal_nonce),
+            "recovery_seal": kind != SHAMIR,
         }
 
-    # initialise
+    def required_shares(self, view: Snapshot) -> int:
+        """How many shares prove that the operators agree; 0: there are none to prove it with."""
+        return self._config(view).threshold
+
+    # init
 
     def initialize(
         self,
@@ -132,281 +140,259 @@ class SealManager:
         recovery_threshold: int = 0,
         now_ms: int,
     ) -> Initialized:
-        """Make the keys of a new cluster. Raises InvalidRequest, also when there are keys."""
-        if self.config(tx) is not None:
+        """Make the keys of a new cluster and write all that it starts with.
+
+        Afterwards a shamir server is still sealed; a static one opens with the commit. Raises
+        InvalidRequest for counts out of range, and when there is a cluster already.
+        """
+        asked = self._checked_config(shares, threshold, recovery_shares, recovery_threshold)
+        if read_config(tx) is not None:
             raise InvalidRequest("Vault is already initialized")
-        static = self._settings.type == "static"
-        if static and (shares or threshold):
-            raise InvalidRequest(
-                "parameters secret_shares,secret_threshold not applicable to seal type static"
-            )
-        if not static and (recovery_shares or recovery_threshold):
-            raise InvalidRequest(
-                "parameters recovery_shares,recovery_threshold not applicable to seal type shamir"
-            )
-        if static:
-            shares, threshold = recovery_shares, recovery_threshold
-        if not (static and shares == threshold == 0):  # no recovery key is a choice
-            check_shares(shares, threshold)
-        keyring = Keyring(
-            (KeyTerm(1, self._random(KEY_BYTES), now_ms),), root_key=self._random(KEY_BYTES)
-        )
-        split_key = self._random(KEY_BYTES)
-        made = shamir.split(split_key, shares, threshold, self._random) if shares else []
-        seal_key = self._static_key() if static else split_key
-        config = SealConfig(self._settings.type, shares, threshold)
-        tx.put_clear(_CONFIG, msgspec.msgpack.encode(config))
-        tx.put_clear(_ROOT_KEY, self._wrap(seal_key, b"root-key", keyring.root_key))
-        tx.put_clear(_KEYRING, self._wrap(keyring.root_key, b"keyring", keyring.serialize()))
+        keyring = Keyring.generate(now_ms)
         tx.use_keyring(keyring)
-        tx.put(_ROTATION, msgspec.msgpack.encode(Rotation()))
-        if static:
-            tx.put(_RECOVERY, split_key)
+        write_config(tx, asked)
+        made = self._protect_root_key(tx, asked, keyring.root_key)
         token = self._bootstrap(tx, now_ms)
-        tx.after_commit.append(self._on_progress)
-        if static:
+        stored = StoredKeyring(keyring.terms, keyring.encryptions)
+        write_keyring(tx, stored, keyring.root_key)
+        if asked.type == STATIC:
             tx.after_commit.append(lambda: self.adopt(keyring))
-        return Initialized([] if static else made, made if static else [], token)
+            return Initialized((), made, token)
+        tx.after_commit.append(self._on_progress)
+        return Initialized(made, (), token)
+
+    def _checked_config(
+        self, shares: int, threshold: int, recovery_shares: int, recovery_threshold: int
+    ) -> SealConfig:
+        shamir = {"secret_shares": shares, "secret_threshold": threshold}
+        recovery = {"recovery_shares": recovery_shares, "recovery_threshold": recovery_threshold}
+        kind = self._settings.type
+        wrong = [name for name, n in (recovery if kind == SHAMIR else shamir).items() if n]
+        if wrong:
+            raise InvalidRequest(f"parameters {','.join(wrong)} not applicable to seal type {kind}")
+        if kind == SHAMIR:
+            check_counts(shares, threshold, "seal")
+            return SealConfig(SHAMIR, shares, threshold)
+        if recovery_shares or recovery_threshold:
+            check_counts(recovery_shares, recovery_threshold, "recovery")
+        return SealConfig(STATIC, recovery_shares, recovery_threshold)
+
+    def _protect_root_key(
+        self, tx: Transaction, config: SealConfig, root_key: bytes
+    ) -> tuple[bytes, ...]:
+        """Wrap it by the seal; answers the shares (of the recovery key, when that is static)."""
+        if config.type == SHAMIR:
+            seal_key = os.urandom(KEY_BYTES)
+            write_root_key(tx, config, "", seal_key, root_key)
+            return _shares_of(seal_key, config)
+        settings = self._settings
+        write_root_key(tx, config, settings.current_key_id, settings.current_key, root_key)
+        if not config.shares:
+            return ()
+        recovery_key = os.urandom(KEY_BYTES)
+        write_recovery_key(tx, config, recovery_key)
+        return _shares_of(recovery_key, config)
 
     # unseal
 
-    def unseal(self, tx: Transaction, share: bytes) -> Keyring | None:
-        """Take one share; the keyring once there are enough. A wrong set starts over."""
-        config = self.config(tx)
-        if config is None:
-            raise InvalidRequest("Vault is not initialized")
-        if config.type != "shamir":
-            raise InvalidRequest(f"the seal of type {config.type} takes no key shares")
-        if len(share) < _SHARE_BYTES_MIN:
-            raise InvalidRequest("invalid key: key is shorter than minimum 16 bytes")
-        if not any(hmac.compare_digest(share, held) for held in self._shares):
-            self._shares.append(share)
-            self._nonce = self._nonce or str(uuid.uuid4())
-        tx.after_commit.append(self._on_progress)
-        if len(self._shares) < config.threshold:
-            return None
-        shares = self._shares
-        self.reset()
-        try:
-            keyring = self._open(tx, self._combined(shares))
-        except InvalidRequest as error:
-            raise Refused(error.message) from None  # that the attempt is over stands
-        tx.use_keyring(keyring)
-        tx.after_commit.append(lambda: self.adopt(keyring))
-        return keyring
+    def unseal(self, tx: Transaction, share: bytes) -> None:
+        """One more share; `status` tells how far it has come.
+
+        The last share opens the seal once `tx` is committed. Shares that do not fit are forgotten
+        all together, as nobody can tell which was wrong. Raises InvalidRequest.
+        """
+        config = self._config(tx)
+        if self.unsealed:
+            return
+        if config.type != SHAMIR:
+            raise InvalidRequest(
+                "this server is unsealed by the key of its configuration",
+                hint="it does so when it starts: restart it",
+            )
+        check_share(share)
+        self._collect(tx, config, share)
 
     def reset(self) -> None:
-        """Forget the shares given so far."""
-        self._shares, self._nonce = [], ""
-
-    def changed(self) -> None:
-        """To be called after the commit of what changed `status`."""
+        """Forget the shares given so far. Raises InvalidRequest when nobody is giving any."""
+        if self.unsealed:
+            raise InvalidRequest("vault is unsealed")
+        self._forget_unsealing()
         self._on_progress()
 
-    def active_term(self) -> KeyTerm:
-        if self._keyring is None:
-            raise Sealed
-        return self._keyring.active
-
-    def progress(self) -> UnsealProgress:
-        return UnsealProgress(len(self._shares), self._nonce)
+    def _collect(self, tx: Transaction, config: SealConfig, share: bytes) -> None:
+        if not self._unsealing.add(share):
+            return
+        self._unseal_nonce = self._unseal_nonce or str(uuid.uuid4())
+        if len(self._unsealing) < config.threshold:
+            self._on_progress()
+            return
+        collected = self._unsealing
+        self._forget_unsealing()
+        try:
+            keyring = self._open_with(tx, config, collected.combine())
+        except InvalidRequest:
+            self._on_progress()
+            raise
+        tx.after_commit.append(lambda: self.adopt(keyring))
 
     def auto_unseal(self, view: Snapshot) -> Keyring | None:
-        """The keyring, with a static seal; None when there is nothing to open or shares are needed.
+        """The keyring of a static seal; None where people unseal, or before init.
 
-        Raises InvalidRequest when the configured key is not the one.
+        Raises InvalidRequest when the configuration's seal or key is not the store's.
         """
-        config = self.config(view)
-        if config is None or config.type == "shamir":
-            if config is not None and self._settings.type != "shamir":
-                raise InvalidRequest(
-                    f"the data is sealed with key shares, the configuration says "
-                    f"{self._settings.type}",
-                    hint="seal migration is not supported yet",
-                )
+        config = read_config(view)
+        if config is None:
             return None
-        if self._settings.type != config.type:
-            raise InvalidRequest(
-                f"the data has a seal of type {config.type}: it must be configured",
-                hint="seal migration is not supported yet",
-            )
-        for candidate in (self._settings.current_key, self._settings.previous_key):
-            if candidate:
-                try:
-                    return self._open(view, candidate)
-                except InvalidRequest:
-                    continue
-        raise InvalidRequest("neither the current nor the previous static key opens the seal")
-
-    def rewrap(self, tx: Transaction) -> bool:
-        """After a change of the static key: wrap the root key with the current one."""
-        raw = tx.get(_ROOT_KEY)
-        if self._settings.type != "static" or raw is None or self._keyring is None:
-            return False
-        try:
-            self._unwrap(self._static_key(), b"root-key", raw)
-        except InvalidTag:
-            root_key = self._keyring.root_key
-            tx.put_clear(_ROOT_KEY, self._wrap(self._static_key(), b"root-key", root_key))
-            return True
-        return False
+        self._check_type(config)
+        if config.type == SHAMIR:
+            return None
+        return self._open_with(view, config, self._static_key(wrapped_root_key(view).key_id))
 
     def adopt(self, keyring: Keyring) -> None:
-        """This keyring is in force now."""
-        self._keyring, self._counted = keyring, 0
-        self._on_keyring(keyring)
+        """This keyring, of `auto_unseal` or `recover`, is in force from now on."""
+        self._forget_unsealing()
+        self.renewal.open(keyring)
 
-    def is_current(self, view: Snapshot, keyring: Keyring) -> bool:
-        """Whether it is the stored keyring, as its own root key opens it."""
-        raw = view.get(_KEYRING)
-        if raw is None:
+    def rewrap(self, tx: Transaction) -> bool:
+        """Wrap the root key by the current static key, if the previous one still does."""
+        config, settings = self._config(tx), self._settings
+        if config.type != STATIC or wrapped_root_key(tx).key_id == settings.current_key_id:
             return False
-        try:
-            stored = self._unwrap(keyring.root_key, b"keyring", raw)
-        except InvalidTag:
-            return False
-        return hmac.compare_digest(stored, keyring.serialize())
-
-    def seal(self, tx: Transaction) -> None:
-        def forget() -> None:
-            self._keyring = None
-            self.reset()
-            self._on_sealed()
-
-        tx.after_commit.append(forget)
-
-    def proves_quorum(self, view: Snapshot, shares: list[bytes]) -> bool:
-        """Whether the shares combine to the unseal key (static seal: to the recovery key)."""
-        config = self.config(view)
-        assert config is not None, "an open server is initialised"
-        combined = self._combined(shares)
-        if config.type != "shamir":
-            recovery = view.get(_RECOVERY)
-            return recovery is not None and hmac.compare_digest(combined, recovery)
-        try:
-            self._open(view, combined)
-        except InvalidRequest:
-            return False
+        root_key = self.renewal.opened().root_key
+        write_root_key(tx, config, settings.current_key_id, settings.current_key, root_key)
         return True
+
+    def recover(self, view: Snapshot, offered: Keyring) -> Keyring | None:
+        """The store's keyring, opened by the root key that another process of the node still had.
+
+        None when it is not the root key of this store.
+        """
+        if read_config(view) is None:
+            return None
+        try:
+            stored = open_keyring(view, offered.root_key)
+        except NotOpened:
+            return None
+        keyring = stored.keyring(offered.root_key)
+        if keyring.active.term == offered.active.term:
+            keyring.encryptions = max(keyring.encryptions, offered.encryptions)
+        return keyring
+
+    def check_shares(self, view: Snapshot, combined: bytes) -> None:
+        """Is this the key that the operators' shares (of unseal, or recovery) combine to?
+
+        Raises InvalidRequest when it is not.
+        """
+        config = self._config(view)
+        try:
+            if config.type == SHAMIR:
+                open_root_key(view, config, combined)
+            else:
+                check_recovery_key(view, config, combined)
+        except NotOpened:
+            raise InvalidRequest(_WRONG_SHARES) from None
+
+    def _open_with(self, view: Snapshot, config: SealConfig, seal_key: bytes) -> Keyring:
+        self._check_type(config)
+        try:
+            root_key = open_root_key(view, config, seal_key)
+        except NotOpened:
+            if config.type == SHAMIR:
+                raise InvalidRequest(_WRONG_SHARES) from None
+            raise InvalidRequest(
+                "the static seal's key does not open this store",
+                hint="current_key must be the key that was current_key_id when it was sealed",
+            ) from None
+        try:
+            stored = open_keyring(view, root_key)
+        except NotOpened:
+            raise Corrupt("the stored keyring does not open under its root key") from None
+        return stored.keyring(root_key)
+
+    def _static_key(self, key_id: str) -> bytes:
+        settings = self._settings
+        if key_id == settings.current_key_id:
+            return settings.current_key
+        if settings.previous_key_id and key_id == settings.previous_key_id:
+            return settings.previous_key
+        raise InvalidRequest(
+            "the store is sealed by a static key that the configuration does not name",
+            hint="give that key as previous_key, with its id as previous_key_id",
+        )
+
+    def _check_type(self, config: SealConfig) -> None:
+        if config.type != self._settings.type:
+            raise InvalidRequest(
+                f"the store was initialised with seal {config.type}, and the configuration says "
+                f"{self._settings.type}",
+                hint="moving data from one seal to another is not supported",
+            )
+
+    # seal
+
+    def seal(self, tx: Transaction, now_ms: int) -> None:
+        """Close it once `tx` is committed; every process has dropped its keys when it answers."""
+        self.renewal.save_count(tx, now_ms)
+        tx.after_commit.append(self._closed)
 
     # rotation
 
-    def rotate(self, tx: Transaction, now_ms: int) -> None:
-        """A new term for everything written from now on."""
-        if self._keyring is None:
-            raise Sealed
-        keyring = self._keyring.rotated(self._random(KEY_BYTES), now_ms)
-        rotation = msgspec.structs.replace(self.rotation(tx), encryptions=0)
-        tx.put_clear(_KEYRING, self._wrap(keyring.root_key, b"keyring", keyring.serialize()))
-        tx.use_keyring(keyring)
-        tx.put(_ROTATION, msgspec.msgpack.encode(rotation))
-        tx.after_commit.append(lambda: self.adopt(keyring))
-
-    def rotation(self, view: Snapshot) -> Rotation:
-        raw = view.get(_ROTATION)
-        return Rotation() if raw is None else msgspec.msgpack.decode(raw, type=Rotation)
-
-    def set_rotation(self, tx: Transaction, changes: Mapping[str, Any]) -> None:
-        rotation = msgspec.structs.replace(self.rotation(tx), **changes)
-        if not OPERATIONS_MIN <= rotation.max_operations <= OPERATIONS_MAX:
-            raise InvalidRequest(
-                f"max_operations must be in the range [{OPERATIONS_MIN},{OPERATIONS_MAX}]"
-            )
-        if rotation.interval_seconds and rotation.interval_seconds < INTERVAL_MIN_SECONDS:
-            raise InvalidRequest("interval must be greater or equal to 24h0m0s")
-        tx.put(_ROTATION, msgspec.msgpack.encode(rotation))
-
-    def encryptions(self, view: Snapshot) -> int:
-        """Under the active term, by this and earlier processes."""
-        now = self._keyring.encryptions - self._counted if self._keyring else 0
-        return self.rotation(view).encryptions + now
-
     def maintain(self, view: Snapshot, now_ms: int) -> Callable[[Transaction, int], None] | None:
-        """What is to be done about rotation now: rotate, store the count, or nothing."""
-        keyring = self._keyring
-        if keyring is None:
-            return None
-        rotation = self.rotation(view)
-        aged = now_ms - keyring.active.installed_ms >= rotation.interval_seconds * 1000
-        by_time = rotation.interval_seconds > 0 and aged
-        if rotation.enabled and (by_time or self.encryptions(view) >= rotation.max_operations):
-            return self.rotate
-        if keyring.encryptions - self._counted >= _COUNT_STEP:
-            return self._store_count
-        return None
+        """What the writer should commit now, asked now and then; None: nothing."""
+        return self.renewal.due(view, now_ms)
 
-    def _store_count(self, tx: Transaction, now_ms: int) -> None:
-        assert self._keyring is not None
-        total, seen = self.encryptions(tx), self._keyring.encryptions
-        rotation = msgspec.structs.replace(self.rotation(tx), encryptions=total)
-        tx.put(_ROTATION, msgspec.msgpack.encode(rotation))
+    # what a commit brings about
 
-        def counted() -> None:
-            self._counted = seen
+    def _closed(self) -> None:
+        self.renewal.close()
+        self._forget_unsealing()
+        self.root_generation.cancel()
+        self.open_root_generation.cancel()
+        self._on_sealed()
 
-        tx.after_commit.append(counted)
+    # inside
 
-    # keys
+    def _forget_unsealing(self) -> None:
+        self._unsealing, self._unseal_nonce = Collected(), ""
 
-    def _static_key(self) -> bytes:
-        return self._settings.current_key
-
-    def _combined(self, shares: list[bytes]) -> bytes:
-        try:
-            return shamir.combine(shares)
-        except ValueError:
-            raise InvalidRequest("the key shares do not belong together") from None
-
-    def _open(self, view: Snapshot, seal_key: bytes) -> Keyring:
-        """From the seal key down to the keyring. Raises InvalidRequest for a wrong key."""
-        root, sealed = view.get(_ROOT_KEY), view.get(_KEYRING)
-        if root is None or sealed is None:
-            raise Corrupt("the seal's entries are missing")
-        try:
-            root_key = self._unwrap(seal_key, b"root-key", root)
-        except (InvalidTag, ValueError):
-            raise InvalidRequest(
-                "unable to retrieve stored keys: invalid key: failed to decrypt keys from storage"
-            ) from None
-        try:
-            return Keyring.deserialize(self._unwrap(root_key, b"keyring", sealed))
-        except InvalidTag:
-            raise Corrupt("the keyring does not authenticate under the root key") from None
-
-    def _wrap(self, wrapping_key: bytes, purpose: bytes, plain: bytes) -> bytes:
-        nonce = self._random(NONCE_BYTES)
-        sealed = AESGCM(wrapping_key).encrypt(nonce, plain, b"\x01" + purpose)
-        return b"\x01" + nonce + sealed
-
-    def _unwrap(self, wrapping_key: bytes, purpose: bytes, sealed: bytes) -> bytes:
-        nonce, rest = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-        return AESGCM(wrapping_key).decrypt(nonce, rest, sealed[:1] + purpose)
+    def _config(self, view: Snapshot) -> SealConfig:
+        config = read_config(view)
+        if config is None:
+            raise InvalidRequest("Vault is not initialized")
+        return config
 
 
-def check_shares(shares: int, threshold: int) -> None:
-    """Raises InvalidRequest, in Vault's words."""
+def check_counts(shares: int, threshold: int, what: str) -> None:
+    """Raises InvalidRequest with Vault's words."""
     problem = ""
     if shares < 1:
         problem = "shares must be at least one"
-    elif shares > shamir.SHARES_MAX:
-        problem = "shares must be less than 256"
     elif threshold < 1:
         problem = "threshold must be at least one"
+    elif shares > SHARES_MAX:
+        problem = "shares must be less than 256"
+    elif threshold > SHARES_MAX:
+        problem = "threshold must be less than 256"
     elif threshold > shares:
         problem = "threshold cannot be larger than shares"
     elif shares > 1 and threshold == 1:
         problem = "threshold must be greater than one for multiple shares"
     if problem:
-        raise InvalidRequest(f"invalid seal configuration: {problem}")
+        raise InvalidRequest(f"invalid {what} configuration: {problem}")
 
 
-def parse_share(text: str) -> bytes:
-    """A share in hex or base64. Raises InvalidRequest, never repeating it."""
-    for decode in (bytes.fromhex, lambda t: b64decode(t, validate=True)):
-        try:
-            share: bytes = decode(text.strip())
-        except (ValueError, binascii.Error):
-            continue
-        if share:
-            return share
-    raise InvalidRequest("'key' must be a valid hex or base64 string")
+def _shares_of(key: bytes, config: SealConfig) -> tuple[bytes, ...]:
+    return tuple(split(key, config.shares, config.threshold))
+
+
+def _check_settings(settings: SealSettings) -> None:
+    if settings.type == SHAMIR:
+        return
+    if settings.type != STATIC:
+        raise InvalidRequest("the seal must be shamir or static")
+    if not settings.current_key_id or len(settings.current_key) != KEY_BYTES:
+        raise InvalidRequest("the static seal needs current_key_id and 32 bytes of current_key")
+    if settings.previous_key_id == settings.current_key_id:
+        raise InvalidRequest("previous_key_id must differ from current_key_id")
+    if bool(settings.previous_key_id) != (len(settings.previous_key) == KEY_BYTES):
+        raise InvalidRequest("previous_key_id goes with 32 bytes of previous_key")

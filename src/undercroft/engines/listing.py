@@ -1,15 +1,15 @@
 """LIST and SCAN over a space: the same shape and the same paging for every engine."""
 
-from collections.abc import Iterator
 from typing import Final
 
 from undercroft.engines.base import Call, Field, Kind
 from undercroft.errors import InvalidRequest, NotFound
 from undercroft.request.model import Response
+from undercroft.storage.view import Space
 
 FIELDS: Final = (
     Field("after", Kind.STRING, "List what sorts behind this name."),
-    Field("limit", Kind.INT, "How many names at most."),
+    Field("limit", Kind.INT, "How many names at most; 0: all."),
 )
 
 
@@ -21,16 +21,24 @@ def page_of(call: Call) -> tuple[str, int]:
     return call.get("after", ""), max(limit, 0)
 
 
-def keys_response(names: list[str]) -> Response:
-    """`data.keys`; an empty list is a 404 (convention 08)."""
+def list_names(call: Call, space: Space, prefix: str) -> list[str]:
+    """One level, folders with their slash. Raises NotFound when there is none (convention 08)."""
+    names = space.list(prefix, *page_of(call))
     if not names:
         raise NotFound
-    return Response({"keys": names})
+    return names
 
 
-def scan(names: Iterator[str], prefix: str, after: str, limit: int) -> list[str]:
-    """Every leaf below a prefix at any depth, relative to it, sorted."""
-    found = sorted((n[len(prefix) :] for n in names), key=str.encode)
+def scan_names(call: Call, space: Space, prefix: str) -> list[str]:
+    """Every leaf below a prefix at any depth, relative to it, sorted by bytes."""
+    after, limit = page_of(call)
+    start, size = after.encode(), len(prefix)
+    found = sorted((name[size:] for name in space.names(prefix)), key=str.encode)
     if after:
-        found = [name for name in found if name.encode() > after.encode()]
+        found = [name for name in found if name.encode() > start]
     return found[:limit] if limit else found
+
+
+def scan_response(names: list[str]) -> Response:
+    """A scan that finds nothing is no error, and has no `keys` then."""
+    return Response({"keys": names} if names else {})

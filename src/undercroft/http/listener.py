@@ -75,6 +75,7 @@ class Listener:
         if self._server is None:
             return
         self._server.close()
+        self._drained.clear()  # set by every moment at which nobody was connected
         for connection in list(self._connections):
             connection.drain()
         if self._connections:

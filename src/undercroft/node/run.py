@@ -187,8 +187,13 @@ def _prepare_opened(services: Services, tx: Transaction, now_ms: int) -> None:
 
 
 def _auto_unseal(writer: Writer, seal: SealManager) -> None:
-    with writer.store.snapshot() as view:
-        keyring = seal.auto_unseal(view)
+    """With a key that does not fit the server stays sealed, as OpenBao does: health can tell."""
+    try:
+        with writer.store.snapshot() as view:
+            keyring = seal.auto_unseal(view)
+    except InvalidRequest as error:
+        log.error("cannot unseal", error=error.message, hint=error.hint)
+        return
     if keyring is None:
         log.info("the server is sealed", initialized=writer.services.state.initialized)
         return

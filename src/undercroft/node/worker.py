@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from undercroft.barrier.keyring import Keyring
+from undercroft.barrier.keyring import Keyring, UnknownTerm
 from undercroft.engines.base import Services
 from undercroft.errors import Internal, ReadOnly, Unavailable, UndercroftError
 from undercroft.http.encode import encode as encode_response
@@ -187,7 +187,7 @@ class Worker:
         now_ms = self._clock_ms()
         try:
             return self._serve(request, facts, now_ms)
-        except ReadOnly:
+        except (ReadOnly, UnknownTerm):  # a term that the writer has, and is about to tell us
             return self._later(self._forward(request, facts, now_ms, b"\xc0"))
         except UndercroftError as error:
             return self._refuse(request, facts, now_ms, error)

@@ -306,10 +306,10 @@ class Writer:
         """After a crash of the writer: the workers of this node still hold the keyring."""
         seal = self.services.seal
         assert seal is not None
-        keyring = Keyring.deserialize(serialized)
         with self.store.snapshot() as view:
-            if not seal.is_current(view, keyring):
-                return
+            keyring = seal.recover(view, Keyring.deserialize(serialized))
+        if keyring is None:
+            return
         log.warn("the writer was restarted and took the keyring back from a worker")
         seal.adopt(keyring)
 
