@@ -22,6 +22,7 @@ KEYS_MAX: Final = 20_000
 NUMBER_CHARS_MAX: Final = 1_000
 
 _FORM: Final = b"application/x-www-form-urlencoded"
+_MISLEADING: Final = re.compile(rb"%(?![0-9a-fA-F]{2})|;")
 _MALFORMED: Final = "failed to parse JSON input: the body must be one JSON object"
 # Each pattern reads every byte once whatever the body is: no backtracking, and a number is looked
 # at from its beginning only.
@@ -32,11 +33,14 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def checked_body(body: bytes, content_type: bytes) -> bytes:
-    """The JSON object as it was sent, or `b""` for none. Raises InvalidRequest."""
+    """The JSON object as it was sent, or `b""` for none. Raises InvalidRequest.
+
+    `content_type` comes without parameters and in lower case.
+    """
     if not body:
         return body
     body = body.strip(b" \t\r\n")
-    if content_type.startswith(_FORM) and body[:1] not in (b"{", b"["):
+    if content_type == _FORM and body[:1] not in (b"{", b"["):
         return _form(body)  # curl calls everything a form: what looks like JSON is JSON
     if not body or body == b"null":
         return b""
@@ -77,20 +81,18 @@ def _check_shape(bare: bytes) -> None:
 
 
 def _form(body: bytes) -> bytes:
-    """Conv 23: form fields as an object of texts; a repeated field becomes an array."""
+    """Conv 23: form fields as an object of texts; those of a repeated field are joined by commas,
+    which is how lists are written as text (conv 27)."""
+    if _MISLEADING.search(body):
+        raise InvalidRequest("failed to parse form input")
     try:
         pairs = parse_qsl(
             body.decode(), keep_blank_values=True, max_num_fields=KEYS_MAX, errors="strict"
         )
     except ValueError:
         raise InvalidRequest("failed to parse form input") from None
-    fields: dict[str, str | list[str]] = {}
+    fields: dict[str, list[str]] = {}
     for name, value in pairs:
-        held = fields.get(name)
-        if held is None:
-            fields[name] = value
-        elif isinstance(held, list):
-            held.append(value)
-        else:
-            fields[name] = [held, value]
-    return msgspec.json.encode(fields) if fields else b""
+        fields.setdefault(name, []).append(value)
+    joined = {name: ",".join(values) for name, values in fields.items()}
+    return msgspec.json.encode(joined) if joined else b""

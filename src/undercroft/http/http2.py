@@ -9,7 +9,7 @@ reads nothing costs one buffer, not its answers. Time limits are checked by the 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 from h2.config import H2Configuration
@@ -26,6 +26,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
+from hpack.hpack import Encoder, encode_integer
 
 from undercroft.http.failure import plain
 from undercroft.http.limits import (
@@ -49,12 +50,40 @@ _STANDARD: Final = (
     (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
     (b"x-content-type-options", b"nosniff"),
 )
+# What is sent is ours, in lower case and checked; what is received is validated in full.
 _CONFIGURATION: Final = H2Configuration(
-    client_side=False, header_encoding=None, validate_outbound_headers=False
+    client_side=False,
+    header_encoding=None,
+    validate_outbound_headers=False,
+    normalize_outbound_headers=False,
 )
 
 # What a stream is doing, for the sweep.
 READING, ANSWERING, SENDING = range(3)
+
+
+class _PlainEncoder(Encoder):
+    """Writes each header as it is (RFC 7541, 6.2.2), from a cache, without table and Huffman code.
+
+    Some 150 bytes more on the wire for a third of the time that an answer takes. It also leaves
+    nothing for a compression oracle (CRIME): no answer's length depends on another's content.
+    """
+
+    def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
+        if self.header_table.resized:  # the client must be told first, and hpack knows how
+            return super().encode(headers, huffman)
+        return b"".join([_LINES.get(field) or _line(*field) for field in headers])
+
+
+_LINES: Final[dict[tuple[bytes, bytes], bytes]] = {}  # filled at the end of the module
+
+
+def _line(name: bytes, value: bytes) -> bytes:
+    return b"\0" + _prefixed(name) + _prefixed(value)
+
+
+def _prefixed(text: bytes) -> bytes:
+    return bytes(encode_integer(len(text), 7)) + text
 
 
 class _Stream:
@@ -111,6 +140,7 @@ class Http2(asyncio.Protocol):
         self._writable = True
         self._blocked_since = 0.0
         self._connection = H2Connection(_CONFIGURATION)
+        self._connection.encoder = _PlainEncoder()
         self.since = clock()  # of the last thing received
 
     # asyncio
@@ -395,3 +425,15 @@ def _headers_of(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     if authority is not None:
         headers.setdefault(b"host", authority)
     return headers
+
+
+_LINES.update(
+    {
+        field: _line(*field)
+        for field in (
+            *_STANDARD,
+            (b"content-type", b"application/json"),
+            *((b":status", b"%d" % status) for status in (200, 204, 400, 403, 404, 405, 503)),
+        )
+    }
+)

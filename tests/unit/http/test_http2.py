@@ -239,6 +239,11 @@ def test_a_header_list_that_is_too_large_ends_the_connection(client: Client, app
 def test_streams_at_once_are_bounded(client: Client) -> None:
     client.answer(client.ask("/a"))
     assert client.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] == STREAMS_MAX
+    client.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = STREAMS_MAX + 9
+    client.h2.remote_settings.acknowledge()
+    for _ in range(STREAMS_MAX + 1):
+        client.ask("/never")
+    assert client.goodbye().error_code != ErrorCodes.NO_ERROR
 
 
 def test_threat_http_04_garbage_ends_its_own_connection_only(

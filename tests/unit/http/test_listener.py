@@ -194,6 +194,22 @@ def test_a_client_certificate_is_required_when_the_listener_says_so(
         assert exchange(context, edge) == 1
 
 
+def test_the_cas_of_clients_are_read_again_at_a_reload(made: Certificates, tmp_path: Path) -> None:
+    known = client_certificate(tmp_path)
+    context = trusting()
+    context.load_cert_chain(known)
+    ca = {"tls_client_ca_file": str(known), "tls_require_and_verify_client_cert": True}
+    with serving(Tiny(), **ca, **files(made)) as edge:
+        assert exchange(context, edge) == 1
+        client_certificate(tmp_path)
+        edge.call(edge.listener.reload)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            exchange(context, edge)
+        renewed = trusting()
+        renewed.load_cert_chain(known)
+        assert exchange(renewed, edge) == 1
+
+
 def client_certificate(directory: Path) -> Path:
     """A certificate that is its own CA, and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
