@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.undercroft import dev_server
 from undercroft.cli.commands import COMMANDS
+from undercroft.config import load
 from undercroft.engines.reference import fill, tables
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +97,15 @@ def test_every_command_of_the_quick_start_prints_what_is_shown(tmp_path: Path) -
             assert done.returncode == 0, f"{command}\n{done.stderr}"
             if lines:
                 assert done.stdout.splitlines() == lines, command
+
+
+def test_the_configuration_of_the_quick_start_has_no_mistake(tmp_path: Path) -> None:
+    shown = re.search(r"```hcl\n(.*?)```", (DOCS / "quick-start.md").read_text(), re.DOTALL)
+    assert shown
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    config = tmp_path / "undercroft.hcl"
+    config.write_text(re.sub(r'"((?:cert|key)\.pem|data)"', rf'"{tmp_path}/\1"', shown[1]))
+    loaded = load([str(config)], environment={})
+    assert loaded.warnings == ()
+    assert loaded.settings.listeners[0].address
