@@ -22,7 +22,7 @@ from tests.support.undercroft import (
 )
 from undercroft.barrier import shamir
 from undercroft.barrier.keyring import NONCE_BYTES, Keyring
-from undercroft.barrier.root_generation import decode_token
+from undercroft.barrier.root_generation import decode_root_token
 from undercroft.barrier.seal import parse_share
 from undercroft.storage.keys import OWN, SYSTEM, key
 from undercroft.storage.store import Store
@@ -346,7 +346,7 @@ def generate_root(server: Undercroft, prefix: str, token: str) -> str:
         done = ask("PUT", "update", {"key": share, "nonce": begun["nonce"]})
         assert done["progress"] == number
     assert done["complete"] is True
-    return decode_token(done["encoded_token"], begun["otp"])
+    return decode_root_token(done["encoded_token"], begun["otp"])
 
 
 def is_root(client: Client, token: str) -> bool:
