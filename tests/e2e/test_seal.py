@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.e2e.memory import holders
 from tests.support.undercroft import (
@@ -21,10 +20,10 @@ from tests.support.undercroft import (
     write_config,
 )
 from undercroft.barrier import shamir
-from undercroft.barrier.keyring import NONCE_BYTES, Keyring
+from undercroft.barrier.keyring import Keyring
 from undercroft.barrier.root_generation import decode_root_token
-from undercroft.barrier.seal import parse_share
-from undercroft.storage.keys import OWN, SYSTEM, key
+from undercroft.barrier.seal_store import open_keyring, open_root_key, read_config
+from undercroft.barrier.shares import parse_share
 from undercroft.storage.store import Store
 
 OPEN_WHILE_SEALED = ("sys/health", "sys/init", "sys/seal-status", "sys/leader")
@@ -172,7 +171,6 @@ def test_a_sealed_server_answers_503_to_all_but_the_open_endpoints(sealed: Under
         ("GET", "sys/policies/acl/default"),
         ("GET", "sys/key-status"),
         ("PUT", "sys/rotate"),
-        ("PUT", "sys/seal"),
         ("POST", "sys/wrapping/unwrap"),
         ("GET", "sys/internal/ui/mounts"),
         ("GET", "sys/generate-root-token/attempt"),
@@ -240,17 +238,12 @@ def stored_keyring(directory: Path, share: str) -> Keyring:
     """The keyring as the store holds it, opened with the one share."""
     store = Store.open(directory / "data", writable=False)
     with store.snapshot() as view:
-        root, keyring = (view.get(key(OWN, SYSTEM, name)) for name in ("root-key", "keyring"))
+        config = read_config(view)
+        assert config is not None
+        root_key = open_root_key(view, config, shamir.combine([parse_share(share)]))
+        keyring = open_keyring(view, root_key).keyring(root_key)
     store.close()
-    assert root is not None
-    assert keyring is not None
-
-    def opened(wrapping_key: bytes, purpose: bytes, sealed: bytes) -> bytes:
-        nonce, rest = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-        return AESGCM(wrapping_key).decrypt(nonce, rest, sealed[:1] + purpose)
-
-    root_key = opened(shamir.combine([parse_share(share)]), b"root-key", root)
-    return Keyring.deserialize(opened(root_key, b"keyring", keyring))
+    return keyring
 
 
 def test_no_process_holds_a_key_any_more_when_seal_has_answered(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ class Keyring:
         new = KeyTerm(self.active.term + 1, os.urandom(KEY_BYTES), now_ms)
         return Keyring((*self.terms, new), self.root_key)
 
+    def secrets(self) -> list[bytes]:
+        """Every key, for `process.scrub` alone."""
+        return [self.root_key, *(term.key for term in self.terms)]
+
     def serialize(self) -> bytes:
         """All of it, root key included, for a process of the same trust (DESIGN section 3)."""
         terms = [(t.term, t.key, t.installed_ms) for t in self.terms]
