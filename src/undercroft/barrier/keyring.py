@@ -53,6 +53,10 @@ class Keyring:
         term = KeyTerm(self.active.term + 1, key, now_ms)
         return Keyring((*self.terms, term), self.root_key)
 
+    def secrets(self) -> list[bytes]:
+        """Every key, for `scrub` alone."""
+        return [self.root_key, *(term.key for term in self.terms)]
+
     def serialize(self) -> bytes:
         """All of it, in clear: for the node's own processes, and to be sealed by the root key."""
         return msgspec.msgpack.encode(
