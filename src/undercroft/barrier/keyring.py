@@ -61,6 +61,10 @@ class Keyring:
         self._active_term = self.active.term.to_bytes(TERM_BYTES, "big")
         self._active_encrypt = self._ciphers[self._active_term].encrypt
 
+    def secrets(self) -> list[bytes]:
+        """Every key, for `scrub` alone."""
+        return [self.root_key, *(term.key for term in self.terms)]
+
     def __repr__(self) -> str:
         return f"<Keyring active_term={self.active.term}>"
 
@@ -73,10 +77,6 @@ class Keyring:
         """With one more term, which is active; what is stored stays readable."""
         new = KeyTerm(self.active.term + 1, os.urandom(KEY_BYTES), now_ms)
         return Keyring((*self.terms, new), self.root_key)
-
-    def secrets(self) -> list[bytes]:
-        """Every key, for `process.scrub` alone."""
-        return [self.root_key, *(term.key for term in self.terms)]
 
     def serialize(self) -> bytes:
         """All of it, root key included, for a process of the same trust (DESIGN section 3)."""
