@@ -293,6 +293,8 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
     """Run a server until SIGTERM; answers the exit code. Raises UndercroftError before it runs."""
     durable = settings.storage.type != "inmem"
     with _data_directory(settings, durable) as directory:
+        # Here a device that cannot be opened ends the start; in a child it would be a restart.
+        Auditor(settings.audit, data_directory=directory if durable else None).close()
         count = worker_count(settings)
         listeners = [(ls, _listen(ls.address, count)) for ls in settings.listeners]
         writer_socket, writer_path = listen_unix(directory, SOCKET_NAME)

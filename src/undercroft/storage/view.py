@@ -19,7 +19,7 @@ from undercroft.storage.record import clear_record, full_key_of, open_record, se
 
 T = TypeVar("T")
 
-_CACHE_ENTRIES_MAX: Final = 16_384
+_CACHE_ENTRIES_MAX: Final = 32_768
 
 
 class Decoded:
@@ -112,6 +112,27 @@ class Snapshot:
             raise Sealed
         return self._keyring.decrypt(purpose, sealed)
 
+    def read_all(self, prefix: bytes, kind: type[T]) -> list[T]:
+        """Every entry below a prefix, as `read` gives it: one walk instead of many look-ups."""
+        found: list[T] = []
+        cursor = self._txn.cursor()
+        if not cursor.set_range(seek_key(prefix)):
+            return found
+        for key, record in cursor.iternext(keys=True, values=True):
+            stored, raw = cast(bytes, key), cast(bytes, record)
+            if not stored.startswith(seek_key(prefix)):
+                break
+            full = full_key_of(stored, raw)
+            if not full.startswith(prefix):
+                continue
+            value: T | None = self._decoded.get(full, raw)
+            if value is None:
+                opened = open_record(self._keyring, full, raw)
+                value = msgspec.msgpack.decode(opened, type=kind)
+                self._decoded.put(full, raw, value)
+            found.append(value)
+        return found
+
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """Every full key with that prefix; long names come in the order of their stored keys."""
         cursor = self._txn.cursor()
@@ -191,6 +212,12 @@ class Transaction(Snapshot):
         if key in self.writes:
             return self.writes[key]
         return cast("bytes | None", self._txn.get(stored_key(key)))
+
+    def read_all(self, prefix: bytes, kind: type[T]) -> list[T]:
+        if not any(key.startswith(prefix) for key in self.writes):
+            return super().read_all(prefix, kind)
+        read = (self.read(key, kind) for key in self.keys(prefix))
+        return [value for value in read if value is not None]
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         written = {k: v for k, v in self.writes.items() if k.startswith(prefix)}
