@@ -4,8 +4,11 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.http.edge import Connection, Edge, Tiny, answer, serving, until_closed
 from undercroft.http.limits import (
@@ -533,3 +536,37 @@ def test_a_drained_listener_takes_no_connection_and_waits_for_none_that_is_idle(
         assert until_closed(client) == b""
         with pytest.raises(ConnectionRefusedError):
             edge.connect()
+
+
+# the stream
+
+STREAM = (
+    GET
+    + post(b"/b", b'{"a": 1}')
+    + b"LIST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"
+    + b"HEAD /d HTTP/1.1\r\nHost: a\r\n\r\n"
+    + post(b"/e", b"")
+    + b"SCAN /f HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+)
+
+
+@given(st.sets(st.integers(1, len(STREAM) - 1), max_size=40))
+def test_however_a_stream_is_cut_it_says_the_same(cuts: set[int]) -> None:
+    app = Tiny()
+    connection = Connection(app)
+    edges = [0, *sorted(cuts), len(STREAM)]
+    for start, end in pairwise(edges):
+        connection.receive(STREAM[start:end])
+    seen = [(request.method, request.target, request.body) for request in app.requests]
+    assert seen == [
+        ("GET", b"/a", b""),
+        ("POST", b"/b", b'{"a": 1}'),
+        ("LIST", b"/c", b"abcd"),
+        ("HEAD", b"/d", b""),
+        ("POST", b"/e", b""),
+        ("SCAN", b"/f", b""),
+    ]
+    assert connection.statuses() == [200] * 6
+    assert connection.pipe.closed
+    assert connection.usage.buffered == 0
