@@ -6,9 +6,9 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from undercroft.errors import InvalidRequest
-from undercroft.http.failure import to_http
+from undercroft.http.failure import plain, to_http
 from undercroft.http.forwarded import Forwarded
-from undercroft.http.http1 import Http1
+from undercroft.http.http1 import Http1, head_of
 from undercroft.http.http2 import Http2
 from undercroft.http.limits import CONNECTIONS_MAX, Limits, Usage
 from undercroft.http.message import App, HttpRequest, HttpResponse
@@ -108,17 +108,35 @@ class Listener:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.call_later(_SWEEP_SECONDS, self._sweep)
         now = loop.time()
         for connection in list(self._connections):
-            connection.sweep(now)
-        loop.call_later(_SWEEP_SECONDS, self._sweep)
+            try:
+                connection.sweep(now)
+            except Exception as error:
+                # One connection's trouble must not switch off everybody's time limits.
+                log.exception("a connection was ended", error)
+                connection.abort()
 
 
 class _Refusal(asyncio.Protocol):
-    """One connection too many: closed before it costs anything."""
+    """One connection too many: told to come again, before anything is read from it."""
+
+    _BODY: Final = plain(503, "too many connections").body
+    _ANSWER: Final = b"%bContent-Length: %d\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%b" % (
+        head_of(503, "application/json"),
+        len(_BODY),
+        _BODY,
+    )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
+        refused = cast(asyncio.Transport, transport)
+        handshake = refused.get_extra_info("ssl_object")
+        if handshake is not None and handshake.selected_alpn_protocol() == "h2":
+            refused.abort()
+            return
+        refused.write(self._ANSWER)
+        refused.close()
 
 
 class _Chooser(asyncio.Protocol):

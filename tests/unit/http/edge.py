@@ -115,11 +115,17 @@ class Pipe(asyncio.Transport):
         super().__init__({"peername": ("192.0.2.1", 5)})
         self.sent = b""
         self.reading = True
-        self.closed = self.aborted = False
+        self.closed = self.aborted = self.ended = False
         self.unsent = 0
 
     def write(self, data: Any) -> None:
         self.sent += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def get_write_buffer_size(self) -> int:
         return self.unsent

@@ -4,8 +4,11 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.http.edge import Connection, Edge, Tiny, answer, serving, until_closed
 from undercroft.http.limits import (
@@ -13,6 +16,7 @@ from undercroft.http.limits import (
     HEAD_BYTES_MAX,
     HEADERS_MAX,
     LINGER_SECONDS,
+    SMALL_BODY_BYTES,
     Limits,
     Usage,
 )
@@ -271,7 +275,7 @@ def test_a_body_of_just_the_limit_is_taken_however_it_is_framed(edge: Edge) -> N
 def test_the_bodies_of_all_connections_together_are_bounded() -> None:
     connection = Connection()
     connection.usage.buffered = BUFFERED_BYTES_MAX - 2
-    connection.receive(post(b"/a", b"abc"))
+    connection.receive(post(b"/a", b"x" * (SMALL_BODY_BYTES + 1)))
     assert b"Retry-After: 1\r\n" in connection.pipe.sent
     assert connection.statuses() == [503]
     assert connection.usage.buffered == BUFFERED_BYTES_MAX - 2
@@ -375,8 +379,6 @@ def test_the_limit_of_a_head_begins_anew_with_each_request() -> None:
 
 def test_an_idle_connection_is_closed_without_a_word() -> None:
     connection = Connection(limits=LIMITS)
-    connection.after(299)
-    assert not connection.pipe.closed
     connection.receive(GET)
     connection.sent()
     connection.after(299)
@@ -424,6 +426,57 @@ def test_a_client_that_does_not_read_is_ended_after_its_time_for_that() -> None:
     assert connection.sent() == b""
     connection.after(1.1)
     assert connection.pipe.aborted
+
+
+def test_a_long_answer_may_take_its_time_while_it_is_taken() -> None:
+    connection = Connection(limits=LIMITS)
+    connection.pipe.unsent = 9_000_000
+    connection.http.pause_writing()
+    for _ in range(10):
+        connection.pipe.unsent -= 100_000
+        connection.after(19)
+    assert not connection.pipe.aborted
+    connection.after(19)
+    connection.pipe.unsent -= 100  # hardly reading
+    connection.after(2)
+    assert connection.pipe.aborted
+
+
+def test_a_connection_that_never_asks_is_not_kept_like_one_that_pauses() -> None:
+    silent, used = Connection(limits=LIMITS), Connection(limits=LIMITS)
+    used.receive(GET)
+    for connection in (silent, used):
+        connection.after(LIMITS.read_header_seconds + 1)
+    assert (silent.pipe.closed, used.pipe.closed) == (True, False)
+    assert silent.sent() == b""
+
+
+def test_after_a_refusal_our_side_has_ended() -> None:
+    connection = Connection()
+    connection.receive(b"nonsense\r\n\r\n")
+    assert connection.statuses() == [400]
+    assert connection.pipe.ended
+    assert not connection.pipe.closed
+
+
+def test_small_bodies_are_taken_while_large_ones_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("undercroft.http.http1.BUFFERED_BYTES_MAX", 100_000)
+    small, large = Connection(), Connection()
+    for connection, size in ((small, 1_000), (large, SMALL_BODY_BYTES + 1)):
+        connection.usage.buffered = 100_000
+        connection.receive(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        connection.receive(b"x" * size)
+    assert (small.statuses(), large.statuses()) == ([200], [503])
+    assert small.usage.buffered == large.usage.buffered == 100_000
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\0", "ä"])
+def test_threat_http_08_no_header_of_an_answer_breaks_its_line(value: str) -> None:
+    with pytest.raises(ValueError, match="X-A") as caught:
+        HttpResponse(200, headers=(("X-A", value),))
+    assert value not in str(caught.value)
 
 
 def test_a_client_that_reads_again_has_its_whole_time_for_the_next_head() -> None:
@@ -483,3 +536,37 @@ def test_a_drained_listener_takes_no_connection_and_waits_for_none_that_is_idle(
         assert until_closed(client) == b""
         with pytest.raises(ConnectionRefusedError):
             edge.connect()
+
+
+# the stream
+
+STREAM = (
+    GET
+    + post(b"/b", b'{"a": 1}')
+    + b"LIST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"
+    + b"HEAD /d HTTP/1.1\r\nHost: a\r\n\r\n"
+    + post(b"/e", b"")
+    + b"SCAN /f HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+)
+
+
+@given(st.sets(st.integers(1, len(STREAM) - 1), max_size=40))
+def test_however_a_stream_is_cut_it_says_the_same(cuts: set[int]) -> None:
+    app = Tiny()
+    connection = Connection(app)
+    edges = [0, *sorted(cuts), len(STREAM)]
+    for start, end in pairwise(edges):
+        connection.receive(STREAM[start:end])
+    seen = [(request.method, request.target, request.body) for request in app.requests]
+    assert seen == [
+        ("GET", b"/a", b""),
+        ("POST", b"/b", b'{"a": 1}'),
+        ("LIST", b"/c", b"abcd"),
+        ("HEAD", b"/d", b""),
+        ("POST", b"/e", b""),
+        ("SCAN", b"/f", b""),
+    ]
+    assert connection.statuses() == [200] * 6
+    assert connection.pipe.closed
+    assert connection.usage.buffered == 0

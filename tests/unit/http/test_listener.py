@@ -1,5 +1,6 @@
 """The listening socket: TLS versions, certificates and their reload, proxies, too many clients."""
 
+import contextlib
 import json
 import socket
 import ssl
@@ -282,18 +283,40 @@ def test_without_proxies_the_header_means_nothing() -> None:
 # numbers
 
 
-def test_one_connection_too_many_is_closed_and_the_next_after_one_ends_is_served() -> None:
+def test_one_connection_too_many_is_503_and_the_next_after_one_ends_is_served() -> None:
     usage = Usage()
     with serving(Tiny(), usage) as edge, edge.connect() as held:
         held.sendall(GET)
         answer(held)
         usage.connections += CONNECTIONS_MAX - 1
         with edge.connect() as client:
+            status, headers, body = answer(client)
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert body == b'{"errors":["too many connections"]}\n'
             assert client.recv(1) == b""
         usage.connections -= 1
         with edge.connect() as client:
             client.sendall(GET)
             assert answer(client)[0] == 200
+
+
+def test_one_connection_that_cannot_be_swept_is_ended_and_others_still_have_limits() -> None:
+    with (
+        serving(Tiny(), http_read_header_timeout=0.1) as edge,
+        edge.connect() as broken,
+        edge.connect() as slow,
+    ):
+        for client in (broken, slow):
+            client.sendall(GET)
+            answer(client)
+        connections = edge.call(lambda: list(edge.listener._connections))
+        port = broken.getsockname()[1]
+        (first,) = [c for c in connections if c._peer[1] == port]
+        edge.call(setattr, first, "since", None)
+        slow.sendall(GET[:5])
+        assert until_closed(slow).startswith(b"HTTP/1.1 408 ")
+        with contextlib.suppress(ConnectionResetError):
+            assert broken.recv(1) == b""
 
 
 def test_connections_are_counted_until_they_end() -> None:
