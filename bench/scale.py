@@ -18,13 +18,27 @@ import msgspec
 from bench.__main__ import Work, load
 from bench.servers import Server, running
 from undercroft.barrier.keyring import Keyring
-from undercroft.engines.kv.entry import Key, Version
+from undercroft.engines.kv.secret import Secret, add_version
+from undercroft.engines.kv.settings import Config
 from undercroft.request.mounts import MountTable
 from undercroft.request.token_entry import TokenEntry, id_key
 from undercroft.storage.store import Store
 from undercroft.storage.view import Space
 
 _BATCH = 2_000
+_SMALL = 10_000  # entries of the store that is compared with
+
+# Reads random keys of the filled ones, so that neither LMDB nor the CPU's caches know the next.
+_READ = """
+local seeded = false
+request = function()
+  if not seeded then
+    math.randomseed(os.time() + tonumber(tostring({}):sub(-4), 16))
+    seeded = true
+  end
+  return wrk.format("GET", "/v1/secret/data/fill/" .. math.random(0, %d))
+end
+"""
 
 
 def fill(store: Store, entries: int, tokens: int) -> None:
@@ -32,14 +46,13 @@ def fill(store: Store, entries: int, tokens: int) -> None:
     with store.snapshot() as view:
         mount = MountTable().table(view).mounts["secret/"]
     now = time.time_ns() // 1_000_000
-    key = Key(now, now, 1, (Version(1, now),), b'{"a":"' + b"x" * 64 + b'"}')
-    payload = msgspec.msgpack.encode(key)
+    payload = b'{"a":"' + b"x" * 64 + b'"}'
     for start in range(0, entries, _BATCH):
         batch = store.batch()
         tx = batch.transaction()
         space = Space(tx, mount.keyspace, mount.id)
         for number in range(start, min(start + _BATCH, entries)):
-            space.put(f"k/fill/{number}", payload)
+            add_version(space, f"fill/{number}", Secret(), payload, now, Config())
         batch.accept(tx)
         batch.commit()
     for start in range(0, tokens, _BATCH):
@@ -61,6 +74,14 @@ def fill(store: Store, entries: int, tokens: int) -> None:
         batch.commit()
 
 
+def fill_stopped(server: Server, entries: int, tokens: int) -> None:
+    """Stop the server and fill its store."""
+    server.stop()
+    store = unsealed_store(server, server.unseal_key)
+    fill(store, entries, tokens)
+    store.close()
+
+
 def unsealed_store(server: Server, key: bytes) -> Store:
     """The stopped server's store, opened with its keyring (one key share)."""
     from undercroft.barrier.seal import SealManager
@@ -77,9 +98,11 @@ def unsealed_store(server: Server, key: bytes) -> Store:
     )
     batch = store.batch()
     tx = batch.transaction()
-    keyring = seal.unseal(tx, key)
+    seal.unseal(tx, key)
     batch.abort()
-    store.set_keyring(keyring)
+    for effect in tx.after_commit:
+        effect()
+    store.set_keyring(found[0])
     return store
 
 
@@ -92,17 +115,15 @@ def main() -> int:
     parser.add_argument("--directory", default=None)
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(dir=args.directory))
-    read = Work("KV v2 read", "secret/data/bench", 0)
     try:
         with (
             running("undercroft", root / "small", tls=False, audit=False) as small,
             running("undercroft", root / "large", tls=False, audit=False) as large,
         ):
-            large.stop()
+            fill_stopped(small, _SMALL, 0)
+            small.restart_seconds()
             began = time.monotonic()
-            store = unsealed_store(large, large.unseal_key)
-            fill(store, args.entries, args.tokens)
-            store.close()
+            fill_stopped(large, args.entries, args.tokens)
             took = time.monotonic() - began
             total = args.entries + args.tokens
             print(f"filled {total:,} entries in {took:.0f} s ({total / took:,.0f}/s)")
@@ -110,7 +131,11 @@ def main() -> int:
             print(f"start to ready: {statistics.median(starts):.2f} s (of {args.rounds})")
             rates: dict[str, list[float]] = {"small": [], "large": []}
             for _ in range(args.rounds):
-                for name, server in (("small", small), ("large", large)):
+                for name, server, count in (
+                    ("small", small, _SMALL),
+                    ("large", large, args.entries),
+                ):
+                    read = Work("KV v2 read", "", 0, _READ % (count - 1))
                     rates[name].append(load(server, read, args.seconds, 32).per_second)
             few, many = statistics.median(rates["small"]), statistics.median(rates["large"])
             print(f"KV v2 read: {few:,.0f}/s small, {many:,.0f}/s large, ratio {many / few:.2f}")

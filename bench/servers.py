@@ -151,6 +151,8 @@ def running(name: str, directory: Path, *, tls: bool, audit: bool) -> Iterator[S
     """An initialised, unsealed server `openbao` or `undercroft` with the mounts above."""
     directory.mkdir(parents=True)
     port, cluster = _free_port(), _free_port()
+    while cluster == port:
+        cluster = _free_port()
     config = directory / "config.hcl"
     config.write_text(_config(name, directory, port, cluster, tls, audit))
     server = Server(name, port, tls, start(name, directory), directory)

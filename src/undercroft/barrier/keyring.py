@@ -61,6 +61,10 @@ class Keyring:
         self._active_term = self.active.term.to_bytes(TERM_BYTES, "big")
         self._active_encrypt = self._ciphers[self._active_term].encrypt
 
+    def secrets(self) -> list[bytes]:
+        """Every key, for `scrub` alone."""
+        return [self.root_key, *(term.key for term in self.terms)]
+
     def __repr__(self) -> str:
         return f"<Keyring active_term={self.active.term}>"
 

@@ -60,7 +60,10 @@ class Slot:
     def _occupied(self, now_ms: int) -> bool:
         return self.attempt is not None
 
-    def cancel(self) -> None:
+    def cancel(self, nonce: str = "") -> None:
+        """End the attempt, whichever it is, or only the one of the nonce. Raises InvalidRequest."""
+        if nonce and (self.attempt is None or not same(nonce, self.attempt.nonce)):
+            raise InvalidRequest("incorrect nonce supplied")
         self.attempt = None
 
     def update(

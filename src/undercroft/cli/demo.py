@@ -199,6 +199,9 @@ def _free_port() -> int:
 
 
 def _write_config(directory: Path, port: int, certificates: Certificates) -> None:
+    cluster_port = port
+    while cluster_port == port:
+        cluster_port = _free_port()
     (directory / "undercroft.hcl").write_text(
         f"""
 storage "lmdb" {{
@@ -206,7 +209,7 @@ storage "lmdb" {{
 }}
 listener "tcp" {{
   address         = "127.0.0.1:{port}"
-  cluster_address = "127.0.0.1:{_free_port()}"
+  cluster_address = "127.0.0.1:{cluster_port}"
   tls_cert_file   = "{certificates.certificate}"
   tls_key_file    = "{certificates.key}"
 }}

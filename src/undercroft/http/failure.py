@@ -19,7 +19,6 @@ _STATUS: Final[tuple[tuple[type[errors.UndercroftError], int], ...]] = (
     (errors.Unavailable, 503),
     (errors.StorageFull, 507),
 )
-_ENVELOPED: Final = (errors.UnsupportedPath, errors.UnsupportedOperation)
 _encode: Final = msgspec.json.Encoder().encode
 
 

@@ -34,8 +34,7 @@ class Forwarded:
             if self._reject_not_present:
                 raise InvalidRequest("missing x-forwarded-for header and configured to reject")
             return
-        peer = ipaddress.ip_address(http.peer[0])
-        if not any(peer in network for network in self._authorized):
+        if not self._may_name_a_client(http.peer[0]):
             if self._reject_not_authorized:
                 raise InvalidRequest(
                     "client address not authorized for x-forwarded-for and configured to reject"
@@ -49,3 +48,12 @@ class Forwarded:
         except ValueError:
             raise InvalidRequest("malformed x-forwarded-for: not an address") from None
         http.peer = (str(client), http.peer[1])
+
+    def _may_name_a_client(self, address: str) -> bool:
+        try:
+            peer = ipaddress.ip_address(address)
+        except ValueError:
+            return False  # a socket without addresses
+        if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
+            peer = peer.ipv4_mapped  # the listener's socket serves both families
+        return any(peer in network for network in self._authorized)

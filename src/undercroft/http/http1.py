@@ -16,6 +16,7 @@ from undercroft.http.limits import (
     BUFFERED_BYTES_MAX,
     HEAD_BYTES_MAX,
     LINGER_SECONDS,
+    SMALL_BODY_BYTES,
     Limits,
     Usage,
 )
@@ -29,6 +30,7 @@ _STANDARD: Final = (
     "X-Content-Type-Options: nosniff\r\n"
 )
 _HEADS: Final[dict[tuple[int, str], bytes]] = {}
+_PROGRESS_BYTES: Final = 16 * 1024  # less within the write timeout is not reading
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # What the connection is doing, for the sweep.
@@ -68,10 +70,11 @@ class Http1(asyncio.Protocol):
         self._last: tuple[bytes, Block] | None = None
         self._head: Head | None = None  # of the message whose body is being read or answered
         self._chunks: Chunks | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()  # one buffer: a list of tiny pieces would be many times their size
         self._body_bytes = 0
         self._writable = True
-        self._blocked_since = 0.0
+        self._blocked_since = 0.0  # or since it last took something
+        self._unsent = 0
         self._draining = False
         self.state = IDLE
         self.since = clock()
@@ -105,10 +108,12 @@ class Http1(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = False
         self._blocked_since = self._clock()
+        self._unsent = self._transport.get_write_buffer_size()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._writable = True
+        self.since = self._clock()
         if self.state != ANSWERING:
             self._transport.resume_reading()
             self._advance()
@@ -158,23 +163,25 @@ class Http1(asyncio.Protocol):
         assert head is not None
         if head.length == CHUNKED:
             assert self._chunks is not None
-            pieces, self._buffer, complete = self._chunks.feed(buffer)
+            piece, self._buffer, complete = self._chunks.feed(buffer)
         else:
             missing = head.length - self._body_bytes
-            pieces, self._buffer = [buffer[:missing]], buffer[missing:]
+            piece, self._buffer = buffer[:missing], buffer[missing:]
             complete = len(buffer) >= missing
-        size = sum(map(len, pieces))
-        self._body += pieces
+        size = len(piece)
         self._body_bytes += size
         self._usage.buffered += size
         if self._body_bytes > self._limits.request_bytes:
             raise BadRequest("the request body is too large", 413)
-        if self._usage.buffered > BUFFERED_BYTES_MAX:
+        if self._usage.buffered > BUFFERED_BYTES_MAX and self._body_bytes > SMALL_BODY_BYTES:
             self._refuse(plain(503, "too many large requests", (("Retry-After", "1"),)))
             return False
+        if complete and not self._body:
+            self._serve(head, piece)
+            return True
+        self._body += piece
         if complete:
-            body = b"".join(self._body)
-            self._body.clear()
+            body, self._body = bytes(self._body), bytearray()
             self._serve(head, body)
         return complete
 
@@ -234,18 +241,20 @@ class Http1(asyncio.Protocol):
         """Answer and end: what follows in the stream cannot be trusted or is not wanted.
 
         What the client still sends is read and discarded for a moment, since closing at once would
-        reset the connection before the answer is read.
+        reset the connection before the answer is read. Our own side ends at once where it can.
         """
         self._buffer, self._head = b"", None
         response.headers = (*response.headers, ("Connection", "close"))
         self._send(response)
         self._enter(LINGERING)
         self._transport.resume_reading()
+        if self._transport.can_write_eof():  # not within TLS
+            self._transport.write_eof()
 
     def _release(self) -> None:
         self._usage.buffered -= self._body_bytes
         self._body_bytes = 0
-        self._body.clear()
+        self._body = bytearray()
 
     def _enter(self, state: int) -> None:
         self.state = state
@@ -256,8 +265,10 @@ class Http1(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         """Called about once a second: end what has taken too long."""
         limits, spent = self._limits, now - self.since
-        if not self._writable and now - self._blocked_since > limits.write_seconds:
-            self._transport.abort()  # a client that does not read its answers
+        if not self._writable:
+            self._sweep_blocked(now)  # nothing is read from it meanwhile: no other clock runs
+        elif self.state == IDLE and spent > limits.read_header_seconds and self._last is None:
+            self._transport.close()  # connections that never ask would take the places of others
         elif self.state == IDLE and spent > limits.idle_seconds:
             self._transport.close()
         elif self.state == HEAD and spent > limits.read_header_seconds:
@@ -266,7 +277,17 @@ class Http1(asyncio.Protocol):
             self._refuse(plain(408, "the request's body did not arrive in time"))
         elif self.state == ANSWERING and spent > limits.request_seconds:
             self._refuse(plain(503, "the request took too long; its outcome is unknown"))
-        elif self.state == LINGERING and spent > LINGER_SECONDS:
+        elif self.state == LINGERING:
+            unsent = self._transport.get_write_buffer_size()
+            if spent > (limits.write_seconds if unsent else LINGER_SECONDS):
+                self._transport.abort()
+
+    def _sweep_blocked(self, now: float) -> None:
+        """A long answer may take its time as long as some of it is taken; else it ends."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent <= self._unsent - _PROGRESS_BYTES:
+            self._unsent, self._blocked_since = unsent, now
+        elif now - self._blocked_since > self._limits.write_seconds:
             self._transport.abort()
 
     def drain(self) -> None:

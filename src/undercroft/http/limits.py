@@ -6,6 +6,7 @@ from typing import Final
 HEAD_BYTES_MAX: Final = 256 * 1024  # request line and headers: a 32 KiB name, percent-encoded, fits
 HEADERS_MAX: Final = 256
 BUFFERED_BYTES_MAX: Final = 256 * 1024 * 1024  # bodies of all connections of a process together
+SMALL_BODY_BYTES: Final = 64 * 1024  # up to here a body is taken even when large ones fill that
 CONNECTIONS_MAX: Final = 16_384  # of a process
 LINGER_SECONDS: Final = 2.0  # after a refusal: how long what the client still sends is discarded
 

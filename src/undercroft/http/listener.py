@@ -6,9 +6,9 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from undercroft.errors import InvalidRequest
-from undercroft.http.failure import to_http
+from undercroft.http.failure import plain, to_http
 from undercroft.http.forwarded import Forwarded
-from undercroft.http.http1 import Http1
+from undercroft.http.http1 import Http1, head_of
 from undercroft.http.http2 import Http2
 from undercroft.http.limits import CONNECTIONS_MAX, Limits, Usage
 from undercroft.http.message import App, HttpRequest, HttpResponse
@@ -35,6 +35,7 @@ class Listener:
         self._limits = limits_of(settings)
         self._app = _behind_proxy(settings, app)
         self._context = None if settings.tls_disable else server_context(settings)
+        self._newest = self._context
         self._connections: set[Http1 | Http2] = set()
         self._server: asyncio.Server | None = None
         self._drained = asyncio.Event()
@@ -43,6 +44,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         more: dict[str, Any] = {}
         if self._context is not None:
+            self._context.sni_callback = self._use_newest
             more = {
                 "ssl": self._context,
                 "ssl_handshake_timeout": self._limits.read_header_seconds,
@@ -55,17 +57,25 @@ class Listener:
         if self._context is None:
             return
         try:
-            server_context(self._settings)  # a trial: a context half loaded would serve nobody
-            assert self._settings.tls_cert_file
-            self._context.load_cert_chain(self._settings.tls_cert_file, self._settings.tls_key_file)
+            self._newest = server_context(self._settings)
         except InvalidRequest as error:
             log.error("kept the old certificates", error=error.message)
+
+    def _use_newest(self, handshake: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
+        """A handshake goes on with the context of the last reload.
+
+        Loading into the context in use would keep an old certificate beside a new one whose key is
+        of another kind.
+        """
+        if self._newest is not None:
+            handshake.context = self._newest
 
     async def drain(self, seconds: float) -> None:
         """Take no new connection, finish what is in flight, end what then is left."""
         if self._server is None:
             return
         self._server.close()
+        self._drained.clear()  # set by every moment at which nobody was connected
         for connection in list(self._connections):
             connection.drain()
         if self._connections:
@@ -98,17 +108,35 @@ class Listener:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.call_later(_SWEEP_SECONDS, self._sweep)
         now = loop.time()
         for connection in list(self._connections):
-            connection.sweep(now)
-        loop.call_later(_SWEEP_SECONDS, self._sweep)
+            try:
+                connection.sweep(now)
+            except Exception as error:
+                # One connection's trouble must not switch off everybody's time limits.
+                log.exception("a connection was ended", error)
+                connection.abort()
 
 
 class _Refusal(asyncio.Protocol):
-    """One connection too many: closed before it costs anything."""
+    """One connection too many: told to come again, before anything is read from it."""
+
+    _BODY: Final = plain(503, "too many connections").body
+    _ANSWER: Final = b"%bContent-Length: %d\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%b" % (
+        head_of(503, "application/json"),
+        len(_BODY),
+        _BODY,
+    )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
+        refused = cast(asyncio.Transport, transport)
+        handshake = refused.get_extra_info("ssl_object")
+        if handshake is not None and handshake.selected_alpn_protocol() == "h2":
+            refused.abort()
+            return
+        refused.write(self._ANSWER)
+        refused.close()
 
 
 class _Chooser(asyncio.Protocol):

@@ -29,7 +29,10 @@ class HttpRequest:
 
 
 class HttpResponse:
-    """What is sent back. `headers` come beside the standard ones."""
+    """What is sent back. `headers` come beside the standard ones: visible ASCII, else ValueError.
+
+    A line break in one would let whoever chose its value write an answer of his own (splitting).
+    """
 
     __slots__ = ("body", "content_type", "headers", "status")
 
@@ -40,6 +43,9 @@ class HttpResponse:
         content_type: str = "application/json",
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
+        for name, value in headers:
+            if not (name + value).isascii() or not (name + value).isprintable():
+                raise ValueError(f"the response header {name!r} cannot be sent")  # not the value
         self.status = status
         self.body = body
         self.content_type = content_type

@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
     headers: dict[bytes, bytes]
     length: int
-    connection: bytes
+    connection: frozenset[bytes]  # its options, in lower case
 
 
 def parse_head(head: bytes, last: tuple[bytes, Block] | None) -> tuple[Head, tuple[bytes, Block]]:
@@ -62,18 +62,22 @@ def parse_head(head: bytes, last: tuple[bytes, Block] | None) -> tuple[Head, tup
     headers, length, connection = last[1]
     old = found[3] == b"0"
     if old:
-        keep_alive = connection == b"keep-alive"
+        keep_alive = b"keep-alive" in connection
         if length == CHUNKED:
             raise BadRequest("HTTP/1.0 has no chunked bodies")
     else:
-        keep_alive = connection != b"close"
+        keep_alive = b"close" not in connection
         if b"host" not in headers:
             raise BadRequest("the Host header is missing")
     return Head(found[1].decode(), found[2], headers, length, keep_alive, old), last
 
 
 def _parse_block(lines: bytes) -> Block:
-    """`headers` keeps the first of a repeated name (conv 15), framing headers may not repeat."""
+    """`headers` keeps the first of a repeated name (conv 15), framing headers may not repeat.
+
+    Lists are joined: a proxy may say whom it forwards for in a line behind the client's own, and
+    the first line alone would let a client name any address.
+    """
     if _HEADER_BLOCK.fullmatch(lines) is None:
         raise BadRequest("a header line does not parse")
     headers: dict[bytes, bytes] = {}
@@ -86,14 +90,18 @@ def _parse_block(lines: bytes) -> Block:
         if name in headers:
             if name in (b"content-length", b"transfer-encoding", b"host"):
                 raise BadRequest("a header that may stand once is repeated")
+            if name in (b"connection", b"x-forwarded-for"):
+                headers[name] += b", " + value.strip(b" \t")
             continue
         headers[name] = value.strip(b" \t")
-    return Block(headers, _framing(headers), headers.get(b"connection", b"").lower())
+    options = headers.get(b"connection", b"").lower().split(b",")
+    connection = frozenset(option.strip(b" \t") for option in options)
+    return Block(headers, _framing(headers, connection), connection)
 
 
-def _framing(headers: dict[bytes, bytes]) -> int:
+def _framing(headers: dict[bytes, bytes], connection: frozenset[bytes]) -> int:
     coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
-    if b"upgrade" in headers.get(b"connection", b"").lower().split(b","):
+    if b"upgrade" in connection:
         raise BadRequest("protocol upgrades are not supported")
     if coding is not None:
         if length is not None:
@@ -114,45 +122,56 @@ class Chunks:
     def __init__(self) -> None:
         self._left = 0  # of the chunk being read, its CRLF included; 0: a size line comes next
         self._ending = False  # after the last chunk: trailer lines, until an empty one
+        self._trailers = 0
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes, bool]:
-        """The body bytes in `data`, what is left unread, and whether the body is complete."""
+    def feed(self, data: bytes) -> tuple[bytes, bytes, bool]:
+        """The body bytes in `data`, what is left unread, and whether the body is complete.
+
+        Walks over `data`: cutting each chunk off its front would copy the rest every time.
+        """
         pieces: list[bytes] = []
-        while data:
+        at, end = 0, len(data)
+        complete = False
+        while at < end and not complete:
             if self._left > 2:
-                piece = data[: self._left - 2]
+                piece = data[at : at + self._left - 2]
                 pieces.append(piece)
                 self._left -= len(piece)
-                data = data[len(piece) :]
+                at += len(piece)
                 continue
-            line, separator, rest = data.partition(b"\r\n")
-            if not separator:
-                if len(data) > CHUNK_LINE_MAX or (self._left and data not in (b"\r",)):
+            stop = data.find(b"\r\n", at, at + CHUNK_LINE_MAX + 2)
+            if stop < 0:
+                if end - at > CHUNK_LINE_MAX or (self._left and data[at:] != b"\r"):
                     raise BadRequest("a chunk does not parse")
                 break
-            if self._left:
-                if line:
-                    raise BadRequest("a chunk is longer than it said")
-                self._left = 0
-            elif self._ending:
-                if not line:
-                    return pieces, rest, True
-                _check_trailer(line)
-            else:
-                self._start(line)
-            data = rest
-        return pieces, data, False
+            complete = self._on_line(data[at:stop])
+            at = stop + 2
+        return b"".join(pieces), data[at:], complete
+
+    def _on_line(self, line: bytes) -> bool:
+        """Whether it was the last: the empty one behind the trailers."""
+        if self._left:
+            if line:
+                raise BadRequest("a chunk is longer than it said")
+            self._left = 0
+        elif not self._ending:
+            self._start(line)
+        elif line:
+            self._check_trailer(line)
+        else:
+            return True
+        return False
 
     def _start(self, line: bytes) -> None:
         found = _CHUNK.fullmatch(line)
-        if found is None or len(line) > CHUNK_LINE_MAX:
+        if found is None:
             raise BadRequest("a chunk's size does not parse")
         size = int(found[1], 16)
         self._ending = size == 0
         self._left = size + 2 if size else 0
 
-
-def _check_trailer(line: bytes) -> None:
-    """Trailers are read and dropped: nothing here means anything by one."""
-    if _HEADER_BLOCK.fullmatch(b"\r\n" + line) is None or len(line) > CHUNK_LINE_MAX:
-        raise BadRequest("a trailer does not parse")
+    def _check_trailer(self, line: bytes) -> None:
+        """Trailers are read and dropped: nothing here means anything by one."""
+        self._trailers += 1
+        if _HEADER_BLOCK.fullmatch(b"\r\n" + line) is None or self._trailers > HEADERS_MAX:
+            raise BadRequest("a trailer does not parse")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
-from undercroft.durations import parse_duration
+from undercroft.durations import parse_seconds
 from undercroft.errors import (
     InvalidRequest,
     NotFound,
@@ -39,7 +39,7 @@ _WITH_BODY: Final = (Operation.UPDATE, Operation.PATCH)
 _LISTINGS: Final = (Operation.LIST, Operation.SCAN)
 # Nothing to decode, no query: nearly every request. Dots are looked at apart.
 _PLAIN: Final = re.compile(rb"/v1(?:/[\w.~:@!$&'()*+,=-]+)+", re.ASCII)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_MISLEADING: Final = re.compile(rb"%(?![0-9a-fA-F]{2})|[;#]")
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _MERGE_PATCH: Final = b"application/merge-patch+json"
 # What pass-through and audit settings may ask for; the token's own headers never leave the edge.
@@ -82,13 +82,15 @@ def to_request(http: HttpRequest, request_id: str, remote: str = "") -> Request:
         path, query = target[4:].decode(), dict[str, str]()
     else:
         path, query = _parse_target(target)
+    if len(target) > PATH_BYTES_MAX and len(path.encode()) > PATH_BYTES_MAX:
+        raise InvalidRequest("the path is too long")
     operation = _operation(http.method, path, query)
     if operation in _LISTINGS:
         path = path.rstrip("/") + "/"
     body = b""
     if operation in _WITH_BODY:
-        content_type = headers.get(b"content-type", b"")
-        if operation is Operation.PATCH and not content_type.startswith(_MERGE_PATCH):
+        content_type = _media_type(headers.get(b"content-type", b""))
+        if operation is Operation.PATCH and content_type != _MERGE_PATCH:
             raise UnsupportedMediaType("PATCH requires Content-Type application/merge-patch+json")
         body = checked_body(http.body, content_type)
     request = Request(
@@ -101,7 +103,7 @@ def to_request(http: HttpRequest, request_id: str, remote: str = "") -> Request:
         remote_address=remote or http.peer[0],
         remote_port=http.peer[1],
     )
-    if len(headers) > 2:
+    if len(headers) > 2 or b"host" not in headers or b"x-vault-token" not in headers:
         _apply_headers(request, headers)
     return request
 
@@ -121,6 +123,11 @@ def _apply_headers(request: Request, headers: dict[bytes, bytes]) -> None:
     }
 
 
+def _media_type(value: bytes) -> bytes:
+    """Without its parameters, in lower case."""
+    return value.partition(b";")[0].strip().lower()
+
+
 def _text(value: bytes) -> str:
     return value.decode("latin-1")
 
@@ -137,14 +144,17 @@ def _token(headers: dict[bytes, bytes]) -> str:
 
 
 def _wrap_ttl(value: bytes) -> int | None:
-    """Conv 17: seconds or a duration; 0 asks for no wrapping."""
+    """Conv 17: seconds or a duration; 0 asks for no wrapping, and less than a second for one.
+
+    Rounded down to 0, such an answer would go out unwrapped.
+    """
     try:
-        seconds = parse_duration(_text(value), "X-Vault-Wrap-TTL")
+        seconds = parse_seconds(_text(value), "X-Vault-Wrap-TTL")
     except InvalidRequest as error:
         raise InvalidRequest(f"error parsing {error.message}") from None
     if seconds < 0:
         raise InvalidRequest("requested wrap ttl cannot be negative")
-    return seconds or None
+    return max(1, int(seconds)) if seconds else None
 
 
 def _operation(method: str, path: str, query: dict[str, str]) -> Operation:
@@ -153,14 +163,20 @@ def _operation(method: str, path: str, query: dict[str, str]) -> Operation:
     if operation is None or (method == "HEAD" and path != "sys/health"):
         raise UnsupportedOperation
     if query:
-        listing = _flag(query.pop("list", "")) if operation is Operation.READ else False
-        scanning = _flag(query.pop("scan", "")) if operation is Operation.READ else False
-        helping = operation is Operation.READ and query.pop("help", "") == "1"
-        if helping:
+        listing, scanning = query.pop("list", ""), query.pop("scan", "")
+        if query.pop("help", ""):  # of any method: who asks how to write must not write
             return Operation.HELP
-        if listing or scanning:
-            return Operation.SCAN if scanning else Operation.LIST
+        if operation is Operation.READ and (listing or scanning):
+            return _listing(_flag(listing), _flag(scanning))
     return operation
+
+
+def _listing(listing: bool, scanning: bool) -> Operation:
+    if listing and scanning:
+        raise InvalidRequest("list and scan exclude each other")
+    if scanning:
+        return Operation.SCAN
+    return Operation.LIST if listing else Operation.READ
 
 
 def _flag(text: str) -> bool:
@@ -176,14 +192,11 @@ def _flag(text: str) -> bool:
 
 def _parse_target(target: bytes) -> tuple[str, dict[str, str]]:
     raw, _, query = target.partition(b"?")
-    raw = raw.partition(b"#")[0]
     absolute = _ABSOLUTE.match(raw)
     if absolute:
         raw = raw[absolute.end() :] or b"/"
-    if not raw.startswith(b"/"):
+    if not raw.startswith(b"/") or b"#" in raw:
         raise InvalidRequest("the request target is not a path")
-    if len(raw) > 3 * PATH_BYTES_MAX:
-        raise InvalidRequest("the path is too long")
     _redirect_unclean(raw, query)
     path = _decoded(raw)
     if path != "/v1" and not path.startswith("/v1/"):
@@ -222,8 +235,8 @@ def _decoded(raw: bytes) -> str:
         path = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
         raise InvalidRequest("the path is not valid UTF-8") from None
-    if _CONTROL.search(path):
-        raise InvalidRequest("the path has control characters")
+    if not path.isprintable():  # controls, but also what has no width or turns text around
+        raise InvalidRequest("the path has control or invisible characters")
     for segment in path.rstrip("/").split("/")[1:]:
         if not segment or _is_dots(segment):
             raise InvalidRequest("the path has empty or dot segments")
@@ -244,6 +257,8 @@ def _is_dots(segment: str) -> bool:
 def _query(query: bytes) -> dict[str, str]:
     if not query:
         return {}
+    if _MISLEADING.search(query):  # some end a field at a semicolon; Vault drops such a field
+        raise InvalidRequest("the query does not parse")
     try:
         pairs = parse_qsl(
             query.decode("ascii"),

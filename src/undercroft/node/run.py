@@ -187,8 +187,13 @@ def _prepare_opened(services: Services, tx: Transaction, now_ms: int) -> None:
 
 
 def _auto_unseal(writer: Writer, seal: SealManager) -> None:
-    with writer.store.snapshot() as view:
-        keyring = seal.auto_unseal(view)
+    """With a key that does not fit the server stays sealed, as OpenBao does: health can tell."""
+    try:
+        with writer.store.snapshot() as view:
+            keyring = seal.auto_unseal(view)
+    except InvalidRequest as error:
+        log.error("cannot unseal", error=error.message, hint=error.hint)
+        return
     if keyring is None:
         log.info("the server is sealed", initialized=writer.services.state.initialized)
         return
@@ -288,6 +293,8 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
     """Run a server until SIGTERM; answers the exit code. Raises UndercroftError before it runs."""
     durable = settings.storage.type != "inmem"
     with _data_directory(settings, durable) as directory:
+        # Here a device that cannot be opened ends the start; in a child it would be a restart.
+        Auditor(settings.audit, data_directory=directory if durable else None).close()
         count = worker_count(settings)
         listeners = [(ls, _listen(ls.address, count)) for ls in settings.listeners]
         writer_socket, writer_path = listen_unix(directory, SOCKET_NAME)

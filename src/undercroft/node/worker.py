@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from undercroft.barrier.keyring import Keyring, UnknownTerm
+from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
 from undercroft.errors import Internal, ReadOnly, Unavailable, UndercroftError
 from undercroft.http.encode import encode as encode_response
@@ -148,10 +149,12 @@ class Worker:
             self.store.set_keyring(Keyring.deserialize(frame.keyring))
             self.services.audit.activate()
         else:
+            secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
             self.store.set_keyring(None)
             self.services.audit.forget()
             self.services.mounts.forget()
             self.services.policies.forget()
+            scrub(secrets)
             self.link.tell(Dropped(frame.serial))
         self._ready.set()
 

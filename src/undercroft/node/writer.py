@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from undercroft.barrier.keyring import Keyring
+from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
 from undercroft.errors import Internal, StorageFailed, Unavailable, UndercroftError
 from undercroft.node.frames import (
@@ -295,8 +296,10 @@ class Writer:
 
     def sealed(self) -> None:
         """Drop the keyring here and everywhere; answers wait until every worker has confirmed."""
+        secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
         self.store.set_keyring(None)
         self._offers_allowed = False
+        scrub(secrets)
         self.services.mounts.forget()
         self.services.policies.forget()
         self._undropped = set(self.links)

@@ -114,10 +114,8 @@ class MountTable:
     def _read(self, view: Snapshot) -> Table:
         mounts: dict[str, Mount] = {}
         for keyspace in (SHARED, LOCAL):  # a local mount shadows a shared one (replication.md 13)
-            for key in view.keys(keyspace + SYSTEM + _PREFIX.encode()):
-                mount = view.read(key, Mount)
-                if mount is not None:
-                    mounts[mount.path] = mount
+            for mount in view.read_all(keyspace + SYSTEM + _PREFIX.encode(), Mount):
+                mounts[mount.path] = mount
         return Table(mounts)
 
     def put(self, tx: Snapshot, mount: Mount) -> None:

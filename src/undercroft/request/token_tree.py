@@ -26,6 +26,7 @@ from undercroft.request.token_entry import (
     id_key,
     queue_key,
 )
+from undercroft.storage.keys import TOKENS
 from undercroft.storage.view import Snapshot, Transaction
 
 STEP_MAX: Final = 1000  # entries dealt with per transaction: about 10 ms of the writer
@@ -128,6 +129,13 @@ def orphan_children(tx: Snapshot, entry: TokenEntry, budget: int = STEP_MAX) -> 
 def revoke_mount(tx: Snapshot, mount_id: bytes) -> None:
     """Queue the end of every token that came by a mount."""
     tx.put(MOUNT_JOB_PREFIX + mount_id.hex().encode(), bytes(1))
+
+
+def is_mount_leaving(view: Snapshot, mount_id: bytes) -> bool:
+    """Whether the tokens of a mount are being revoked, a part at a time."""
+    if not mount_id or mount_id == TOKENS:  # that one is never disabled
+        return False
+    return view.exists(MOUNT_JOB_PREFIX + mount_id.hex().encode())
 
 
 def start_tidy(tx: Snapshot) -> None:

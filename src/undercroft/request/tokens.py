@@ -67,7 +67,7 @@ class TokenStore:
             return None
         if entry is None or not entry.is_live(now_ms):
             return None
-        return entry if not entry.parent or _chain_is_live(view, entry, now_ms) else None
+        return entry if _chain_is_live(view, entry, now_ms) else None
 
     def lookup_accessor(self, view: Snapshot, accessor: str, now_ms: int) -> TokenEntry | None:
         """By accessor; batch tokens have none."""
@@ -301,15 +301,20 @@ class TokenStore:
 
 
 def _chain_is_live(view: Snapshot, entry: TokenEntry, now_ms: int) -> bool:
-    """Invariant CHAIN: every ancestor lives, up to an orphan or one that let its children go."""
+    """Invariant CHAIN: every ancestor lives, up to an orphan or one that let its children go.
+
+    A token that came by a mount which is disabled now ends at once, though the sweep takes time.
+    """
     parent = entry.parent
+    if token_tree.is_mount_leaving(view, entry.mount_id):
+        return False
     while parent:
         above = view.read(id_key(parent), TokenEntry)
         if above is None:
             return False
         if above.leaving:
             return True
-        if not above.is_live(now_ms):
+        if not above.is_live(now_ms) or token_tree.is_mount_leaving(view, above.mount_id):
             return False
         parent = above.parent
     return True

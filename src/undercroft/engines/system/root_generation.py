@@ -51,7 +51,7 @@ def _required(call: Call, manager: SealManager) -> int:
 
 
 def cancel_generation(call: Call) -> None:
-    seal_of(call).root_generation.cancel()
+    seal_of(call).root_generation.cancel(call.get("nonce", ""))
 
 
 def update_generation(call: Call) -> Response:
@@ -128,7 +128,7 @@ def start_open_generation(call: Call) -> Response:
 def cancel_open_generation(call: Call) -> None:
     slot = _open_slot(call)
     slot.ration(call.now_ms)
-    slot.cancel()
+    slot.cancel(call.get("nonce", ""))
 
 
 def update_open_generation(call: Call) -> Response:
@@ -141,6 +141,7 @@ def update_open_generation(call: Call) -> Response:
 _START_FIELDS: Final = (
     Field("otp", doc="One-time password of 26 characters; made here when it is not given."),
     Field("pgp_key", doc="Not supported."),
+    Field("nonce", doc="On DELETE: cancel only the attempt of this nonce."),
 )
 _UPDATE_FIELDS: Final = (
     Field("key", doc="One share of the unseal key, or of the recovery key."),
