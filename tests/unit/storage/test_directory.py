@@ -94,3 +94,12 @@ def test_memory_is_freed_also_that_of_servers_that_were_killed() -> None:
         with memory_directory():
             assert living.is_dir()
     assert not living.exists()
+
+
+def test_memory_of_a_server_that_cannot_be_seen_from_here_is_let_be() -> None:
+    with memory_directory() as living:  # as one of another container would look
+        unseen = living.parent / f"undercroft-999999999-{living.name}"
+        living.rename(unseen)
+        with memory_directory():
+            assert unseen.is_dir()
+        unseen.rename(living)

@@ -17,7 +17,7 @@ from undercroft.storage.keys import LOCAL, OWN, SYSTEM, key
 from undercroft.storage.store import Retention, Trimmed
 from undercroft.storage.verify import problems
 from undercroft.storage.view import Decoded, Space
-from undercroft.storage.wal import decode_record
+from undercroft.storage.wal import NO_TAG, decode_record, encode_operation, encode_record
 
 NAMES = st.one_of(
     st.sampled_from(["a", "a/b", "a/b/c", "a-b", "a//c", "b", "é", "a" * 600, "a" * 600 + "/x"]),
@@ -242,6 +242,46 @@ def test_a_start_verifies_the_log_it_rolls_forward_to_its_very_end(tmp_path: Pat
     with pytest.raises(StorageFailed, match="log record 1 was altered") as refused:
         open_store(tmp_path)
     assert "operator check" in refused.value.hint
+
+
+def test_a_last_record_that_another_history_has_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    before = write(store, {"a": b"1"})
+    after = write(store, {"b": b"1"})
+    _, foreign = encode_record(before, 1, 1, encode_operation(b"s" + MOUNT + b"b", NO_TAG, None))
+    with store.env.begin(store.wal, write=True) as txn:
+        txn.put(after.seq.to_bytes(8, "big"), foreign)
+    store.close()
+    with pytest.raises(StorageFailed, match="end of the log was altered"):
+        open_store(tmp_path)
+
+
+def test_a_checkpoint_stores_only_what_changed_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    write(store, {str(n): b"x" for n in range(2000)})
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
+    write(store, {"a": b"1"})
+    assert len(list(store.digests.changed_nodes())) == 1
+
+
+def test_reindexing_makes_the_digests_anew_from_the_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 3)
+    store = open_store(tmp_path)
+    for n in range(20):
+        write(store, {str(n): b"x"})
+    with store.env.begin(store.data, write=True) as txn:
+        txn.delete(b"s" + MOUNT + b"7")  # behind the store's back
+    assert problems(store) == ["the digest tree does not match the entries"]
+    store.reindex()
+    write(store, {"more": b"x"})
+    assert not problems(store)
+    root = store.digests.root(b"s")
+    store.close()
+    assert open_store(tmp_path).digests.root(b"s") == root
 
 
 def test_reading_the_log_from_where_it_no_longer_reaches_says_so(
