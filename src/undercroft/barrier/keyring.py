@@ -13,7 +13,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from undercroft.errors import Corrupt
+from undercroft.errors import Corrupt, Internal
 
 KEY_BYTES: Final = 32
 TERM_BYTES: Final = 4
@@ -99,6 +99,8 @@ class Keyring:
 
     def encrypt(self, aad: bytes, plaintext: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
+        if len(nonce) != NONCE_BYTES:  # AES-GCM would take a shorter one, and it could repeat
+            raise Internal("the system gave too little randomness")
         self.encryptions += 1
         return self._active_term + nonce + self._active_encrypt(nonce, plaintext, aad)
 

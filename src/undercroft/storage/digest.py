@@ -1,24 +1,38 @@
 """The digest tree: what a cluster holds, as 16 bytes, comparable with another cluster's.
 
-A leaf is an entry's AEAD tag (it already authenticates key name, nonce and value); a bucket is the
-XOR of its leaves, a mount the XOR of its buckets, the root a hash over named mounts. One write
-costs a few XORs, in any order. Own entries (`n/`) are no part of it: they never travel.
+A leaf is an entry's AEAD tag (it already authenticates key name, nonce and value). A mount has
+65,536 buckets, chosen by the CRC of the full key; a bucket is the XOR of its leaves, one of the
+256 nodes above the XOR of its 256 buckets, the mount the XOR of its nodes, the root the XOR of the
+mounts' hashes. One write costs a few XORs, in any order. Own entries (`n/`) are no part of it:
+they never travel.
 
-The tree lives in the writer's memory. Every so many records the parts that changed are written, in
-an ordinary commit, with the sequence number they stand for; at start the rest is rolled forward
-from the log (`store.py`).
+The tree lives in the writer's memory. Every so often the nodes that changed are written, in an
+ordinary commit, with the position they stand for; at start the rest is rolled forward from the log
+(`store.py`).
 """
 
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from undercroft.errors import Corrupt
 from undercroft.storage.keys import HEAD_BYTES, OWN
 
-BUCKETS: Final = 65_536
-CHUNK_BUCKETS: Final = 256  # buckets per stored part: 4 KiB
+NODES: Final = 256
+NODE_BUCKETS: Final = 256
+BUCKETS: Final = NODES * NODE_BUCKETS
 LEAF_BYTES: Final = 16
+NODE_BYTES: Final = NODE_BUCKETS * LEAF_BYTES
+
+# A dictionary costs about 180 bytes a bucket in use, the plain array 1 MiB in all.
+_SPARSE_MAX: Final = 4096
+_EMPTY_NODE: Final = bytes(NODE_BYTES)
+_DENSE: Final = b"\x00"
+_SPARSE: Final = b"\x01"
+_SPARSE_PAIR: Final = 1 + LEAF_BYTES
+_CHECK: Final = Struct(">I")
 
 
 class Delta(NamedTuple):
@@ -33,73 +47,211 @@ def bucket_of(key: bytes) -> int:
     return crc32(key) & (BUCKETS - 1)
 
 
+class MountDigest:
+    """The buckets of one mount in one keyspace: a dictionary while few are in use, then an array.
+
+    Invariant: `total` is the XOR of all buckets; `changed` are the nodes that no checkpoint has.
+    """
+
+    __slots__ = ("_array", "_few", "changed", "total")
+
+    def __init__(self) -> None:
+        self._few: dict[int, int] = {}
+        self._array: bytearray | None = None
+        self.total = 0
+        self.changed: set[int] = set()
+
+    def toggle(self, bucket: int, change: int) -> None:
+        """XOR a change into a bucket."""
+        self.total ^= change
+        self.changed.add(bucket >> 8)
+        if self._array is not None:
+            at = bucket * LEAF_BYTES
+            value = int.from_bytes(self._array[at : at + LEAF_BYTES], "big") ^ change
+            self._array[at : at + LEAF_BYTES] = value.to_bytes(LEAF_BYTES, "big")
+            return
+        value = self._few.get(bucket, 0) ^ change
+        if value:
+            self._few[bucket] = value
+            if len(self._few) > _SPARSE_MAX:
+                self._spread()
+        else:
+            self._few.pop(bucket, None)
+
+    def _spread(self) -> None:
+        self._array = bytearray(BUCKETS * LEAF_BYTES)
+        for bucket, value in self._few.items():
+            at = bucket * LEAF_BYTES
+            self._array[at : at + LEAF_BYTES] = value.to_bytes(LEAF_BYTES, "big")
+        self._few.clear()
+
+    def buckets(self, node: int) -> bytes:
+        """The 256 buckets of a node, 16 bytes each."""
+        if self._array is not None:
+            return bytes(self._array[node * NODE_BYTES : (node + 1) * NODE_BYTES])
+        out = bytearray(NODE_BYTES)
+        for bucket, value in self._in_node(node):
+            at = (bucket & 255) * LEAF_BYTES
+            out[at : at + LEAF_BYTES] = value.to_bytes(LEAF_BYTES, "big")
+        return bytes(out)
+
+    def _in_node(self, node: int) -> Iterable[tuple[int, int]]:
+        few, start = self._few, node * NODE_BUCKETS
+        if len(few) <= NODE_BUCKETS:
+            return [(b, v) for b, v in few.items() if b >> 8 == node]
+        return [(b, few[b]) for b in range(start, start + NODE_BUCKETS) if b in few]
+
+    def content(self) -> dict[int, int]:
+        """Every bucket in use."""
+        if self._array is None:
+            return self._few
+        leaves = (
+            self._array[at : at + LEAF_BYTES] for at in range(0, len(self._array), LEAF_BYTES)
+        )
+        return {n: value for n, leaf in enumerate(leaves) if (value := int.from_bytes(leaf, "big"))}
+
+    def nodes(self) -> bytes:
+        """The 256 nodes, 16 bytes each."""
+        return b"".join(_xor(self.buckets(n)).to_bytes(LEAF_BYTES, "big") for n in range(NODES))
+
+
 class DigestTree:
     """`apply` follows every commit, so the tree never holds what a commit did not."""
 
     def __init__(self) -> None:
-        # keyspace + mount id -> bucket -> XOR of its leaves; buckets of value 0 are left out
-        self.mounts: dict[bytes, dict[int, int]] = {}
-        self._changed: set[tuple[bytes, int]] = set()
+        self._mounts: dict[bytes, MountDigest] = {}  # by keyspace + mount id
+        self._named: dict[bytes, int] = {}  # hash of the mount's digest under its name
+        self._roots: dict[bytes, int] = {}  # by keyspace: XOR of `_named`
+        self._unnamed: set[bytes] = set()  # mounts that changed since
 
     def apply(self, deltas: Iterable[Delta]) -> None:
+        mounts, number = self._mounts, int.from_bytes
         for key, old, new in deltas:
-            head, bucket = key[:HEAD_BYTES], bucket_of(key)
+            head = key[:HEAD_BYTES]
             if head[:1] == OWN:
                 continue
-            buckets = self.mounts.get(head)
-            if buckets is None:
-                buckets = self.mounts[head] = {}
-            value = buckets.get(bucket, 0) ^ int.from_bytes(old, "big") ^ int.from_bytes(new, "big")
-            if value:
-                buckets[bucket] = value
-            else:
-                buckets.pop(bucket, None)
-            self._changed.add((head, bucket // CHUNK_BUCKETS))
+            mount = mounts.get(head)
+            if mount is None:
+                mount = mounts[head] = MountDigest()
+            mount.toggle(crc32(key) & 0xFFFF, number(old, "big") ^ number(new, "big"))
+            self._unnamed.add(head)
 
-    def mount(self, head: bytes) -> bytes:
-        """The digest of one mount in one keyspace."""
-        value = 0
-        for bucket in self.mounts.get(head, {}).values():
-            value ^= bucket
-        return value.to_bytes(LEAF_BYTES, "big")
+    # comparing with another cluster
 
     def root(self, keyspaces: bytes) -> bytes:
         """The root over all mounts of the given keyspaces, e.g. b"s" or b"sl"."""
+        for head in self._unnamed:
+            found = self._mounts.get(head)
+            total = found.total if found else 0
+            named = 0
+            if total:
+                hashed = blake2b(head + total.to_bytes(LEAF_BYTES, "big"), digest_size=LEAF_BYTES)
+                named = int.from_bytes(hashed.digest(), "big")
+            space = head[:1]
+            self._roots[space] = self._roots.get(space, 0) ^ self._named.get(head, 0) ^ named
+            self._named[head] = named
+        self._unnamed.clear()
         root = 0
-        for head, buckets in self.mounts.items():
-            if buckets and head[:1] in keyspaces:
-                named = blake2b(head + self.mount(head), digest_size=LEAF_BYTES).digest()
-                root ^= int.from_bytes(named, "big")
+        for space, value in self._roots.items():
+            if space in keyspaces:
+                root ^= value
         return root.to_bytes(LEAF_BYTES, "big")
 
-    # persistence
+    def heads(self, keyspaces: bytes) -> dict[bytes, bytes]:
+        """Digest by keyspace + mount id, of every mount that holds anything."""
+        return {
+            head: mount.total.to_bytes(LEAF_BYTES, "big")
+            for head, mount in self._mounts.items()
+            if mount.total and head[:1] in keyspaces
+        }
 
-    def changed_chunks(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Name and content of every part that changed since `saved`; None: it is empty now."""
-        for head, chunk in self._changed:
-            buckets, start = self.mounts.get(head, {}), chunk * CHUNK_BUCKETS
-            values = [buckets.get(b, 0) for b in range(start, start + CHUNK_BUCKETS)]
-            packed = (
-                b"".join(v.to_bytes(LEAF_BYTES, "big") for v in values) if any(values) else None
-            )
-            yield head + bytes((chunk,)), packed
+    def mount(self, head: bytes) -> bytes:
+        """The digest of one mount in one keyspace."""
+        found = self._mounts.get(head)
+        return found.total.to_bytes(LEAF_BYTES, "big") if found else bytes(LEAF_BYTES)
 
-    def saved(self) -> None:
-        """The changed parts have been committed."""
-        self._changed.clear()
+    def nodes(self, head: bytes) -> bytes:
+        """A mount's 256 nodes, 16 bytes each."""
+        found = self._mounts.get(head)
+        return found.nodes() if found else bytes(NODES * LEAF_BYTES)
 
-    def load(self, name: bytes, packed: bytes) -> None:
-        """Take one stored part."""
-        head, start = name[:HEAD_BYTES], name[HEAD_BYTES] * CHUNK_BUCKETS
-        buckets = self.mounts.setdefault(head, {})
-        for at in range(CHUNK_BUCKETS):
-            leaf = packed[at * LEAF_BYTES : (at + 1) * LEAF_BYTES]
-            value = int.from_bytes(leaf, "big")
-            if value:
-                buckets[start + at] = value
+    def buckets(self, head: bytes, node: int) -> bytes:
+        """A node's 256 buckets, 16 bytes each; what is in them, `Snapshot.leaves` tells."""
+        found = self._mounts.get(head)
+        return found.buckets(node) if found else _EMPTY_NODE
 
     def same_as(self, other: "DigestTree") -> bool:
         """Bucket by bucket."""
-        mine = {head: buckets for head, buckets in self.mounts.items() if buckets}
-        theirs = {head: buckets for head, buckets in other.mounts.items() if buckets}
-        return mine == theirs
+        none = MountDigest()
+        return all(
+            self._mounts.get(head, none).content() == other._mounts.get(head, none).content()
+            for head in self._mounts.keys() | other._mounts.keys()
+        )
+
+    # persistence
+
+    def changed_nodes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Name and content of every node that changed since `saved`; None: it is empty now."""
+        for head, mount in self._mounts.items():
+            for node in mount.changed:
+                name = head + bytes((node,))
+                yield name, _pack(name, mount.buckets(node))
+
+    def saved(self) -> None:
+        """The changed nodes have been committed; mounts that are empty now are forgotten."""
+        for head, mount in list(self._mounts.items()):
+            mount.changed.clear()
+            if not mount.total and not mount.content():
+                del self._mounts[head]
+
+    def touch(self, name: bytes) -> None:
+        """Have a stored node written, or removed, by the next checkpoint."""
+        self._mounts.setdefault(name[:HEAD_BYTES], MountDigest()).changed.add(name[HEAD_BYTES])
+
+    def load(self, name: bytes, packed: bytes) -> None:
+        """Take one stored node. Raises Corrupt when it is not as it was stored."""
+        values = _unpack(name, packed)
+        head, start = name[:HEAD_BYTES], name[HEAD_BYTES] * NODE_BUCKETS
+        mount = self._mounts.setdefault(head, MountDigest())
+        for at in range(NODE_BUCKETS):
+            leaf = values[at * LEAF_BYTES : (at + 1) * LEAF_BYTES]
+            value = int.from_bytes(leaf, "big")
+            if value:
+                mount.toggle(start + at, value)
+        mount.changed.discard(name[HEAD_BYTES])
+        self._unnamed.add(head)
+
+
+def _xor(leaves: bytes) -> int:
+    value = 0
+    for at in range(0, len(leaves), LEAF_BYTES):
+        value ^= int.from_bytes(leaves[at : at + LEAF_BYTES], "big")
+    return value
+
+
+def _pack(name: bytes, buckets: bytes) -> bytes | None:
+    """Dense, or (bucket, value) pairs where that is shorter, and a CRC over name and content."""
+    if buckets == _EMPTY_NODE:
+        return None
+    pairs = [
+        bytes((at,)) + leaf
+        for at in range(NODE_BUCKETS)
+        if (leaf := buckets[at * LEAF_BYTES : (at + 1) * LEAF_BYTES]).strip(b"\0")
+    ]
+    body = _DENSE + buckets
+    if len(pairs) * _SPARSE_PAIR < NODE_BYTES:
+        body = _SPARSE + b"".join(pairs)
+    return body + _CHECK.pack(crc32(name + body))
+
+
+def _unpack(name: bytes, packed: bytes) -> bytes:
+    body, check = packed[:-4], packed[-4:]
+    if len(name) != HEAD_BYTES + 1 or check != _CHECK.pack(crc32(name + body)):
+        raise Corrupt("a stored part of the digest tree is damaged")
+    if body[:1] == _DENSE:
+        return body[1:]
+    out = bytearray(NODE_BYTES)
+    for at in range(1, len(body), _SPARSE_PAIR):
+        place = body[at] * LEAF_BYTES
+        out[place : place + LEAF_BYTES] = body[at + 1 : at + _SPARSE_PAIR]
+    return bytes(out)

@@ -1,6 +1,7 @@
 """Where a store lies: a directory of its own, locked by one server, or one in memory."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -23,7 +24,7 @@ def locked_directory(directory: Path) -> Iterator[None]:
     The lock belongs to the open file, so it is held until the last process that inherited it ends.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(directory)
         descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidRequest(
@@ -45,18 +46,50 @@ def locked_directory(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _make_private(directory: Path) -> None:
+    """Like `mkdir(parents=True)`, which would leave the parents to the umask (SEAL-05)."""
+    if not directory.parent.exists():
+        _make_private(directory.parent)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a directory")
+
+
 @contextlib.contextmanager
 def memory_directory() -> Iterator[Path]:
     """A directory in memory, gone afterwards; those of servers that were killed go now."""
     base = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     for stale in base.glob(f"{_PREFIX}*-*"):
-        owner = stale.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        if _is_abandoned(stale):
             shutil.rmtree(stale, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
     owner_pid = os.getpid()
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{owner_pid}-", dir=base))
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield directory
     finally:
+        os.close(descriptor)
         if os.getpid() == owner_pid:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    """Its process is gone, and so is every other with its lock: one of another container, whose
+    processes cannot be seen from here, or one that has not taken the lock yet, is let be.
+    """
+    owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
+    if not owner.isdigit() or Path(f"/proc/{owner}").exists():
+        return False
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -10,7 +10,16 @@ import os
 import signal
 from typing import Final
 
-STEPS: Final = ("data", "expiry", "log", "checkpoint", "commit", "committed")
+STEPS: Final = (
+    "data",
+    "expiry",
+    "log",
+    "generation",
+    "checkpoint",
+    "trim",
+    "commit",
+    "committed",
+)
 
 _step, _action, _left = "", "", 0
 

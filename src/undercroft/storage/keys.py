@@ -6,6 +6,7 @@ prefix. Names may have 32 KiB while LMDB takes 511 bytes: see `stored_key`.
 """
 
 from hashlib import blake2b
+from uuid import UUID
 
 SHARED = b"s"  # to performance and DR secondaries
 LOCAL = b"l"  # to DR secondaries only
@@ -26,6 +27,7 @@ AUDIT = bytes(15) + b"\x05"  # the salts of the audit devices
 NAME_BYTES_MAX = 32 * 1024
 _SHORT_MAX = 480
 _LONG_PREFIX = 448
+PLAIN_ORDER_BYTES = _LONG_PREFIX  # so far stored keys are in the order of full keys
 LONG_KEY_BYTES = _SHORT_MAX + 1
 
 
@@ -50,3 +52,10 @@ def stored_key(full: bytes) -> bytes:
 def seek_key(prefix: bytes) -> bytes:
     """Where a scan for `prefix` starts: at or before every stored key whose full key has it."""
     return prefix[:_LONG_PREFIX]
+
+
+def entry_name(full: bytes) -> str:
+    """For logs and reports: printable whatever the name holds, and never long."""
+    keyspace, mount, name = full[:1], full[1:HEAD_BYTES].ljust(16, b"\0"), full[HEAD_BYTES:]
+    text = ascii(name[:80].decode(errors="replace")) + ("..." if len(name) > 80 else "")
+    return f"{text} of mount {UUID(bytes=mount)}, keyspace {keyspace.decode('latin-1')!a}"

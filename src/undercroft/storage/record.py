@@ -54,9 +54,10 @@ def _head_bytes(full_key: bytes, expires_ms: int, clear: bool) -> bytes:
 
 def parse_head(stored: bytes, raw: bytes) -> Head:
     """The head of a record found under the stored key. Raises Corrupt for an unknown format."""
-    if raw[:2] == _PLAIN_HEAD:
+    if raw[:2] == _PLAIN_HEAD and len(stored) != LONG_KEY_BYTES:
         return Head(0, 0, stored, 2)
-    if len(raw) < 2 or raw[0] != 1 or raw[1] > 7:
+    long = len(stored) == LONG_KEY_BYTES
+    if len(raw) < 2 or raw[0] != 1 or raw[1] > 7 or bool(raw[1] & LONG) != long:
         raise Corrupt("a stored entry has an unknown format")
     flags, at, expires_ms, full = raw[1], 2, 0, stored
     try:

@@ -1,92 +1,160 @@
-"""Check a store without its keys: what a damaged disk or a bug would have done.
+"""Check a store: what a damaged disk or a bug would have done to it.
 
-Reads everything: every record parses and lies where its name belongs, the log is gapless and its
-chain holds, the digest tree equals a recomputation from the entries, and the expiry index has just
-the entries that expire. Values are not decrypted (the server does that whenever it reads one).
+Reads everything: every record parses, lies where its name belongs and, where the keys are at hand,
+authenticates; the log is whole and its chain holds; the digest tree equals a recomputation from the
+entries; the expiry index has just the entries that expire.
+
+A running server does it in slices over one snapshot (`examine`). The file of a stopped one is
+walked page by page first, without mapping it (`verify`): LMDB follows a damaged page wherever it
+points, so a process that read on could be killed instead of giving an answer.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Final
 
-import lmdb
+import lmdb.verify as pages
+import msgspec
 
-from undercroft.errors import Corrupt, StorageFailed
+from undercroft.errors import Corrupt, InvalidRequest, StorageFailed, StorageFull, UndercroftError
+from undercroft.storage import log
 from undercroft.storage.batch import expiry_key
 from undercroft.storage.digest import Delta, DigestTree
-from undercroft.storage.keys import OWN
-from undercroft.storage.record import parse_head, tag_of
+from undercroft.storage.directory import locked_directory
+from undercroft.storage.environment import DATA_NAME
+from undercroft.storage.keys import OWN, entry_name
+from undercroft.storage.record import CLEAR, open_record, parse_head, tag_of
 from undercroft.storage.store import Store
+from undercroft.storage.view import Snapshot
 from undercroft.storage.wal import NO_TAG
 
+SLICE: Final = 1000  # entries or log records, about 5 ms
+_PROBLEMS_MAX: Final = 100
 
-def verify(directory: Path) -> Iterator[str]:
-    """Problems, one line each; none: the store is sound. It may be in use: a snapshot is read."""
+
+class Report(msgspec.Struct):
+    """What a check has found so far; sound when `finished` without `problems`."""
+
+    entries: int = 0
+    records: int = 0  # of the log
+    found: int = 0
+    problems: list[str] = []  # the first hundred
+    finished: bool = False
+
+    def add(self, problem: str) -> None:
+        self.found += 1
+        if len(self.problems) < _PROBLEMS_MAX:
+            self.problems.append(problem)
+
+
+def verify(directory: Path) -> Iterable[str]:
+    """Problems, one line each; none: the store is sound. Needs no keys, so values stay closed.
+
+    With a server running on it, the pages are left out and a snapshot is read.
+    """
+    if not (directory / DATA_NAME).is_file():
+        return [f"there is no {DATA_NAME} in {directory}"]
+    try:
+        with locked_directory(directory):
+            damage = page_damage(directory / DATA_NAME)
+            return damage or _verify_open(directory)
+    except InvalidRequest:
+        return _verify_open(directory)
+
+
+def page_damage(data: Path) -> list[str]:
+    """What is wrong with the pages of a file that nobody has open."""
+    try:
+        found = pages.verify(str(data), subdir=False)  # type: ignore[no-untyped-call]
+    except pages.VerifyError as error:
+        return [f"{DATA_NAME}: {error}"]
+    return [f"{DATA_NAME}: {problem}" for problem in found[:_PROBLEMS_MAX]]
+
+
+def _verify_open(directory: Path) -> list[str]:
     try:
         store = Store.open(directory, writable=False)
-    except StorageFailed as error:
-        yield error.message
-        return
+    except (StorageFailed, StorageFull) as error:
+        return [error.message]
     try:
-        yield from problems(store)
+        return problems(store)
     finally:
         store.close()
 
 
-def problems(store: Store) -> Iterator[str]:
-    """The same for a store that is open in this process."""
+def problems(store: Store) -> list[str]:
+    """The same for a store that is open in this process; with its keyring values are opened too."""
+    report = Report()
+    for _ in examine(store, report):
+        pass
+    return report.problems
+
+
+def examine(store: Store, report: Report) -> Iterator[None]:
+    """Check in slices: yields after each, so that a server can do other things between them.
+
+    One snapshot is held all the while: the space of what is deleted meanwhile is not reused yet.
+    """
     try:
-        with store.env.begin() as txn:
-            yield from _check_log(store, txn)
-            yield from _check_entries(store, txn)
-    except lmdb.Error as error:
-        yield f"the file is damaged: {type(error).__name__}"
+        with store.snapshot() as view:
+            yield from _check_log(store, view, report)
+            tree = DigestTree()
+            yield from _check_entries(store, view, report, tree)
+            _check_digests(store, view, report, tree)
+    except UndercroftError as error:
+        report.add(error.message)
+    report.finished = True
 
 
-def recompute(store: Store, txn: lmdb.Transaction) -> DigestTree:
-    """The digest tree from the entries themselves."""
-    tree = DigestTree()
-    tree.apply(
-        Delta(parse_head(bytes(stored), bytes(raw)).full_key, NO_TAG, tag_of(bytes(raw)))
-        for stored, raw in txn.cursor(store.data)
-        if stored[:1] != OWN
-    )
-    return tree
-
-
-def _check_log(store: Store, txn: lmdb.Transaction) -> Iterator[str]:
-    cursor = txn.cursor(store.wal)
-    if not cursor.first():
-        return
+def _check_log(store: Store, view: Snapshot, report: Report) -> Iterator[None]:
     try:
-        for _, record in store.records(txn, int.from_bytes(cursor.key(), "big")):
+        extent = log.load_extent(view.txn, store.meta)
+        log.check_ends(view.txn, store.wal, extent)
+        for _, _, record in log.records(view.txn, store.wal, extent.first, extent.base):
             for _ in record.operations():
                 pass
+            report.records += 1
+            if report.records % SLICE == 0:
+                yield
     except Corrupt as error:
-        yield error.message
+        report.add(error.message)
 
 
-def _check_entries(store: Store, txn: lmdb.Transaction) -> Iterator[str]:
+def _check_entries(
+    store: Store, view: Snapshot, report: Report, tree: DigestTree
+) -> Iterator[None]:
     expiring = 0
-    for stored, raw in txn.cursor(store.data):
+    for stored, raw in view.entries_of(store.data):
+        report.entries += 1
+        if report.entries % SLICE == 0:
+            yield
         try:
-            head = parse_head(bytes(stored), bytes(raw))
+            head = parse_head(stored, raw)
+            if stored[:1] != OWN:
+                tree.apply((Delta(head.full_key, NO_TAG, tag_of(raw)),))
+            if store.keyring is not None or head.flags & CLEAR:
+                open_record(store.keyring, head.full_key, raw)
         except Corrupt as error:
-            yield f"{error.message} (entry of mount {bytes(stored)[1:17].hex()})"
+            report.add(f"{error.message}: {entry_name(stored)}")
             continue
         if head.expires_ms:
             expiring += 1
-            indexed = cast(
-                "bytes | None",
-                txn.get(expiry_key(head.expires_ms, bytes(stored)), None, store.expiry),
-            )
-            if indexed != head.full_key:
-                yield "an entry that expires is not in the expiry index"
-    if txn.stat(store.expiry)["entries"] != expiring:
-        yield "the expiry index has entries that nothing belongs to"
-    try:
-        sound = store.stored_digests(txn)[0].same_as(recompute(store, txn))
-    except Corrupt:
-        sound = False
-    if not sound:
-        yield "the digest tree does not match the entries"
+            if view.txn.get(expiry_key(head.expires_ms, stored), None, store.expiry) != (
+                head.full_key
+            ):
+                report.add(f"it expires and is not in the expiry index: {entry_name(stored)}")
+    if view.txn.stat(store.expiry)["entries"] != expiring:
+        report.add("the expiry index has entries that nothing belongs to")
+
+
+def _check_digests(store: Store, view: Snapshot, report: Report, tree: DigestTree) -> None:
+    _, kept, rebuilt = store.digests_of(view.txn)
+    if rebuilt:
+        report.add("the stored digest tree is damaged; the next start makes it anew")
+    elif not kept.same_as(tree):
+        report.add("the digest tree does not match the entries")
+
+
+if __name__ == "__main__":
+    print("\n".join(verify(Path(sys.argv[1]))))

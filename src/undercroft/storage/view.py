@@ -7,42 +7,63 @@ writing through a snapshot raises ReadOnly, and the request moves up one hop (DE
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar
 
 import lmdb
 import msgspec
 
 from undercroft.barrier.keyring import Keyring
-from undercroft.errors import InvalidRequest, ReadOnly, Sealed
-from undercroft.storage.keys import LONG_KEY_BYTES, NAME_BYTES_MAX, seek_key, stored_key
-from undercroft.storage.record import clear_record, full_key_of, open_record, seal_record
+from undercroft.errors import Corrupt, InvalidRequest, ReadOnly, Sealed
+from undercroft.storage.digest import bucket_of
+from undercroft.storage.environment import read_failure
+from undercroft.storage.keys import (
+    LONG_KEY_BYTES,
+    NAME_BYTES_MAX,
+    PLAIN_ORDER_BYTES,
+    entry_name,
+    seek_key,
+    stored_key,
+)
+from undercroft.storage.record import clear_record, full_key_of, open_record, seal_record, tag_of
 
 T = TypeVar("T")
+Txn: TypeAlias = "lmdb.Transaction[bytes]"  # only type checkers know the parameter
+Database: TypeAlias = "lmdb._Database"
 
-_CACHE_ENTRIES_MAX: Final = 32_768
+_CACHE_BYTES_MAX: Final = 64 << 20  # as stored; decoded they are a few times that
+_CACHE_ENTRY_BYTES_MAX: Final = 64 << 10
+_CACHE_ENTRY_COST: Final = 512
 
 
 class Decoded:
-    """Decoded structs by stored key, each valid only for the very ciphertext it was decoded from.
+    """Decoded structs by key, each valid only for the very ciphertext it was decoded from.
 
     No invalidation: a lookup compares the record just read from the snapshot with the cached one,
-    and every write has a fresh nonce, so a hit is always what the snapshot says. Cleared at seal.
+    and every write has a fresh nonce, so a hit is always what the snapshot says. A store takes
+    a new one at seal, so that a view which is still open cannot fill it with plain text.
     """
 
     def __init__(self) -> None:
         self._entries: dict[bytes, tuple[bytes, Any]] = {}
+        self._bytes = 0
 
-    def get(self, stored: bytes, raw: bytes) -> Any:
-        entry = self._entries.get(stored)
+    def get(self, key: bytes, raw: bytes) -> Any:
+        entry = self._entries.get(key)
         return entry[1] if entry is not None and entry[0] == raw else None
 
-    def put(self, stored: bytes, raw: bytes, value: Any) -> None:
-        if len(self._entries) >= _CACHE_ENTRIES_MAX:
-            self._entries.clear()
-        self._entries[stored] = (raw, value)
-
-    def clear(self) -> None:
-        self._entries.clear()
+    def put(self, key: bytes, raw: bytes, value: Any) -> None:
+        """The oldest go when it is full; what is large is not worth the room."""
+        if len(raw) > _CACHE_ENTRY_BYTES_MAX:
+            return
+        entries = self._entries
+        old = entries.pop(key, None)
+        if old is not None:
+            self._bytes -= len(old[0]) + _CACHE_ENTRY_COST
+        self._bytes += len(raw) + _CACHE_ENTRY_COST
+        entries[key] = (raw, value)
+        while self._bytes > _CACHE_BYTES_MAX:
+            oldest = entries.pop(next(iter(entries)))
+            self._bytes -= len(oldest[0]) + _CACHE_ENTRY_COST
 
 
 class Snapshot:
@@ -50,9 +71,7 @@ class Snapshot:
 
     writable = False
 
-    def __init__(
-        self, txn: lmdb.Transaction, meta: Any, keyring: Keyring | None, decoded: Decoded
-    ) -> None:
+    def __init__(self, txn: Txn, meta: Database, keyring: Keyring | None, decoded: Decoded) -> None:
         self._txn = txn
         self._meta = meta
         self._keyring = keyring
@@ -67,19 +86,36 @@ class Snapshot:
     @property
     def generation(self) -> int:
         """Rises with every commit that touches cached configuration (DESIGN idea 6)."""
-        raw = self._txn.get(b"generation", None, self._meta)
+        try:
+            raw = self._txn.get(b"generation", None, self._meta)
+        except lmdb.Error as error:
+            raise read_failure(error) from None
         return int.from_bytes(raw, "big") if raw else 0
+
+    @property
+    def txn(self) -> Txn:
+        return self._txn
 
     # reading
 
     def raw(self, key: bytes) -> bytes | None:
-        """The stored record, unopened."""
-        return cast("bytes | None", self._txn.get(stored_key(key)))
+        """The stored record, unopened. Raises Corrupt, Unavailable."""
+        try:
+            return self._txn.get(stored_key(key))
+        except lmdb.Error as error:
+            raise read_failure(error) from None
 
     def get(self, key: bytes) -> bytes | None:
         """The entry's value, or None. Raises Corrupt, Sealed."""
         raw = self.raw(key)
-        return None if raw is None else open_record(self._keyring, key, raw)
+        return None if raw is None else self._open(key, raw)
+
+    def _open(self, key: bytes, raw: bytes) -> bytes:
+        try:
+            return open_record(self._keyring, key, raw)
+        except Corrupt as error:
+            error.add_note(f"the entry is {entry_name(key)}")  # for the log, not for the client
+            raise
 
     def exists(self, key: bytes) -> bool:
         return self.raw(key) is not None
@@ -91,7 +127,7 @@ class Snapshot:
             return None
         value: T | None = self._decoded.get(key, raw)
         if value is None:
-            value = msgspec.msgpack.decode(open_record(self._keyring, key, raw), type=kind)
+            value = msgspec.msgpack.decode(self._open(key, raw), type=kind)
             self._decoded.put(key, raw, value)
         return value
 
@@ -115,68 +151,97 @@ class Snapshot:
     def read_all(self, prefix: bytes, kind: type[T]) -> list[T]:
         """Every entry below a prefix, as `read` gives it: one walk instead of many look-ups."""
         found: list[T] = []
-        cursor = self._txn.cursor()
-        if not cursor.set_range(seek_key(prefix)):
-            return found
-        for key, record in cursor.iternext(keys=True, values=True):
-            stored, raw = cast(bytes, key), cast(bytes, record)
-            if not stored.startswith(seek_key(prefix)):
-                break
-            full = full_key_of(stored, raw)
-            if not full.startswith(prefix):
-                continue
+        for full, cursor in self._entries(prefix):
+            raw = cursor.value()
             value: T | None = self._decoded.get(full, raw)
             if value is None:
-                opened = open_record(self._keyring, full, raw)
-                value = msgspec.msgpack.decode(opened, type=kind)
+                value = msgspec.msgpack.decode(self._open(full, raw), type=kind)
                 self._decoded.put(full, raw, value)
             found.append(value)
         return found
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """Every full key with that prefix; long names come in the order of their stored keys."""
-        cursor = self._txn.cursor()
+        for full, _ in self._entries(prefix):
+            yield full
+
+    def _entries(self, prefix: bytes) -> Iterator[tuple[bytes, "lmdb.Cursor[bytes]"]]:
+        """Full keys, and the cursor, which the caller may move on."""
         seek = seek_key(prefix)
-        found = cursor.set_range(seek)
-        while found:
-            stored = cast(bytes, cursor.key())
-            if not stored.startswith(seek):
-                return
-            full = stored
-            if len(stored) == LONG_KEY_BYTES:
-                full = full_key_of(stored, cast(bytes, cursor.value()))
-            if full.startswith(prefix):
-                yield full
-            found = cursor.next()
+        try:
+            cursor = self._txn.cursor()
+            found = cursor.set_range(seek)
+            while found:
+                stored = cursor.key()
+                if not stored.startswith(seek):
+                    return
+                full = stored
+                if len(stored) == LONG_KEY_BYTES:
+                    full = full_key_of(stored, cursor.value())
+                if full.startswith(prefix):
+                    yield full, cursor
+                found = cursor.next()
+        except lmdb.Error as error:
+            raise read_failure(error) from None
+
+    def entries_of(self, database: Database) -> Iterator[tuple[bytes, bytes]]:
+        """Everything in one of the store's databases, as stored."""
+        try:
+            yield from self._txn.cursor(database)
+        except lmdb.Error as error:
+            raise read_failure(error) from None
+
+    def leaves(self, head: bytes, buckets: frozenset[int]) -> Iterator[tuple[bytes, bytes]]:
+        """Full key and digest leaf of a mount's entries that are in the given buckets.
+
+        The buckets are no order of the entries: this reads the whole mount once.
+        """
+        for full, cursor in self._entries(head):
+            if bucket_of(full) in buckets:
+                yield full, tag_of(cursor.value())
 
     def children(self, prefix: bytes, after: str = "", limit: int = 0) -> list[str]:
         """Names directly below a prefix, sorted by bytes; folders once, with a trailing slash.
 
         `after` is exclusive, `limit` 0 means all.
         """
-        return _page(self._children(prefix), after, limit)
+        start = after.encode(errors="surrogatepass")
+        return _page(self._children(prefix, start, limit), start, limit)
 
-    def _children(self, prefix: bytes) -> set[bytes]:
-        cursor = self._txn.cursor()
-        seek, size, names = seek_key(prefix), len(prefix), set[bytes]()
-        found = cursor.set_range(seek)
-        while found:
-            stored = cast(bytes, cursor.key())
-            if not stored.startswith(seek):
-                break
-            full = stored
-            if len(stored) == LONG_KEY_BYTES:
-                full = full_key_of(stored, cast(bytes, cursor.value()))
-            if not full.startswith(prefix):
-                found = cursor.next()
-                continue
-            name = _first_segment(full, size)
-            names.add(name)
-            skip = prefix + name[:-1] + b"0"  # "0" follows "/": the first key behind the folder
-            if name.endswith(b"/") and skip == seek_key(skip):
-                found = cursor.set_range(skip)
-            else:
-                found = cursor.next()
+    def _children(self, prefix: bytes, after: bytes, limit: int) -> set[bytes]:
+        """A superset of the page asked for.
+
+        What lies before the first 448 bytes of `after` comes before it. And once enough names are
+        found, none to come is smaller than the last, if that one fits in 448 bytes: only beyond
+        those is the order of stored keys another than that of names.
+        """
+        size, names = len(prefix), set[bytes]()
+        seek = seek_key(prefix)
+        try:
+            cursor = self._txn.cursor()
+            found = cursor.set_range(seek_key(prefix + after))
+            while found:
+                stored = cursor.key()
+                if not stored.startswith(seek):
+                    break
+                full = stored
+                if len(stored) == LONG_KEY_BYTES:
+                    full = full_key_of(stored, cursor.value())
+                if not full.startswith(prefix):
+                    found = cursor.next()
+                    continue
+                name = _first_segment(full, size)
+                if name > after:
+                    names.add(name)
+                    if 0 < limit <= len(names) and size + len(name) <= PLAIN_ORDER_BYTES:
+                        break
+                skip = prefix + name[:-1] + b"0"  # "0" follows "/": the first key behind the folder
+                if name.endswith(b"/") and skip == seek_key(skip):
+                    found = cursor.set_range(skip)
+                else:
+                    found = cursor.next()
+        except lmdb.Error as error:
+            raise read_failure(error) from None
         return names
 
     # writing
@@ -196,9 +261,7 @@ class Transaction(Snapshot):
 
     writable = True
 
-    def __init__(
-        self, txn: lmdb.Transaction, meta: Any, keyring: Keyring | None, decoded: Decoded
-    ) -> None:
+    def __init__(self, txn: Txn, meta: Database, keyring: Keyring | None, decoded: Decoded) -> None:
         super().__init__(txn, meta, keyring, decoded)
         self.writes: dict[bytes, bytes | None] = {}
         self.expiries: dict[bytes, int] = {}  # of the records in `writes` that expire
@@ -211,7 +274,11 @@ class Transaction(Snapshot):
     def raw(self, key: bytes) -> bytes | None:
         if key in self.writes:
             return self.writes[key]
-        return cast("bytes | None", self._txn.get(stored_key(key)))
+        return super().raw(key)
+
+    def stored_raw(self, key: bytes) -> bytes | None:
+        """What this request found: the record below its own writes."""
+        return super().raw(key)
 
     def read_all(self, prefix: bytes, kind: type[T]) -> list[T]:
         if not any(key.startswith(prefix) for key in self.writes):
@@ -227,9 +294,9 @@ class Transaction(Snapshot):
         base = [k for k in super().keys(prefix) if k not in written]
         yield from sorted(base + [k for k, v in written.items() if v is not None])
 
-    def _children(self, prefix: bytes) -> set[bytes]:
+    def _children(self, prefix: bytes, after: bytes, limit: int) -> set[bytes]:
         if not any(k.startswith(prefix) for k in self.writes):
-            return super()._children(prefix)
+            return super()._children(prefix, after, limit)
         return {_first_segment(k, len(prefix)) for k in self.keys(prefix)}
 
     def use_keyring(self, keyring: Keyring) -> None:
@@ -263,17 +330,20 @@ class Space:
         self.prefix = keyspace + mount_id
 
     def get(self, name: str) -> bytes | None:
-        return self.view.get(self.prefix + name.encode())
+        return self.view.get(self.prefix + _lenient(name))
 
     def read(self, name: str, kind: type[T]) -> T | None:
-        return self.view.read(self.prefix + name.encode(), kind)
+        return self.view.read(self.prefix + _lenient(name), kind)
 
     def exists(self, name: str) -> bool:
-        return self.view.exists(self.prefix + name.encode())
+        return self.view.exists(self.prefix + _lenient(name))
 
     def put(self, name: str, value: bytes, expires_ms: int = 0) -> None:
-        """Raises ReadOnly on a snapshot, InvalidRequest for a name over 32 KiB."""
-        encoded = name.encode()
+        """Raises ReadOnly on a snapshot, InvalidRequest for a name over 32 KiB or no Unicode."""
+        try:
+            encoded = name.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest("the path is not valid Unicode") from None
         if len(encoded) > NAME_BYTES_MAX:
             raise InvalidRequest(f"the path is longer than {NAME_BYTES_MAX} bytes")
         self.view.put(self.prefix + encoded, value, expires_ms)
@@ -283,17 +353,17 @@ class Space:
         self.put(name, msgspec.msgpack.encode(value), expires_ms)
 
     def delete(self, name: str) -> None:
-        self.view.delete(self.prefix + name.encode())
+        self.view.delete(self.prefix + _lenient(name))
 
     def list(self, prefix: str = "", after: str = "", limit: int = 0) -> list[str]:
         """Names directly below `prefix` (empty, or ending in `/`); folders end in `/`."""
-        return self.view.children(self.prefix + prefix.encode(), after, limit)
+        return self.view.children(self.prefix + _lenient(prefix), after, limit)
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Every name below `prefix`, at any depth."""
         size = len(self.prefix)
-        for full in self.view.keys(self.prefix + prefix.encode()):
-            yield full[size:].decode()
+        for full in self.view.keys(self.prefix + _lenient(prefix)):
+            yield _text(full[size:])
 
 
 def _first_segment(full: bytes, size: int) -> bytes:
@@ -302,11 +372,22 @@ def _first_segment(full: bytes, size: int) -> bytes:
     return full[size:] if slash < 0 else full[size : slash + 1]
 
 
-def _page(names: set[bytes], after: str, limit: int) -> list[str]:
+def _page(names: set[bytes], after: bytes, limit: int) -> list[str]:
     ordered = sorted(names)
     if after:
-        start = after.encode()
-        ordered = [n for n in ordered if n > start]
+        ordered = [n for n in ordered if n > after]
     if limit > 0:
         ordered = ordered[:limit]
-    return [n.decode() for n in ordered]
+    return [_text(n) for n in ordered]
+
+
+def _lenient(name: str) -> bytes:
+    """To look a name up that may be no Unicode: nothing is there, since `put` takes none such."""
+    return name.encode(errors="surrogatepass")
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise Corrupt("the name of a stored entry is damaged") from None

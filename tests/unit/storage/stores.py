@@ -25,10 +25,14 @@ def open_store(path: Path, *, writable: bool = True, retention: Retention | None
 def write(store: Store, entries: dict[str, bytes | None], expires_ms: int = 0) -> Position:
     """One request in a commit of its own; None deletes."""
     batch = store.batch()
-    tx = batch.transaction()
-    change(tx, entries, expires_ms)
-    position = batch.accept(tx)
-    batch.commit()
+    try:
+        tx = batch.transaction()
+        change(tx, entries, expires_ms)
+        position = batch.accept(tx)
+        batch.commit()
+    except BaseException:
+        batch.abort()
+        raise
     return position
 
 

@@ -1,21 +1,20 @@
 """Commits, savepoints, expiry, the log and its retention, the digest tree."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.storage.stores import MOUNT, change, contents, keyring, open_store, write
+from tests.unit.storage.stores import MOUNT, change, contents, open_store, write
 from undercroft.errors import Corrupt, InvalidRequest, ReadOnly, Sealed, StorageFailed
 from undercroft.storage import batch as batches
 from undercroft.storage.keys import LOCAL, OWN, SYSTEM, key
-from undercroft.storage.store import Retention
-from undercroft.storage.verify import problems, recompute
+from undercroft.storage.store import Retention, Trimmed
+from undercroft.storage.verify import problems
 from undercroft.storage.view import Space
+from undercroft.storage.wal import decode_record
 
 NAMES = st.one_of(
     st.sampled_from(["a", "a/b", "a/b/c", "a-b", "a//c", "b", "é", "a" * 600, "a" * 600 + "/x"]),
@@ -162,8 +161,7 @@ def test_the_log_holds_every_operation_and_its_chain_holds(tmp_path: Path) -> No
     store = open_store(tmp_path)
     write(store, {"a": b"1", "b": b"2"})
     write(store, {"a": None, "gone": None})
-    with store.env.begin() as txn:
-        records = list(store.records(txn, 1))
+    records = [(seq, decode_record(raw)) for seq, raw in store.log(1)]
     assert [seq for seq, _ in records] == [1, 2]
     names = [[(op.key[17:], op.record is None) for op in r.operations()] for _, r in records]
     assert names == [[(b"a", False), (b"b", False)], [(b"a", True)]]
@@ -183,12 +181,55 @@ def test_an_altered_or_missing_log_record_is_found(tmp_path: Path) -> None:
         raw = bytearray(txn.get(name))
         raw[40] ^= 1
         txn.put(name, bytes(raw))
-    with store.env.begin() as txn, pytest.raises(Corrupt, match="altered"):
-        list(store.records(txn, 1))
+    with pytest.raises(Corrupt, match="record 2 was altered"):
+        list(store.log(1))
+    assert problems(store) == ["log record 2 was altered", "log record 2 was altered"]
     with store.env.begin(store.wal, write=True) as txn:
         txn.delete(name)
-    with store.env.begin() as txn, pytest.raises(Corrupt, match="gap"):
-        list(store.records(txn, 1))
+    with pytest.raises(Corrupt, match="gap"):
+        list(store.log(1))
+    store.close()
+    with pytest.raises(StorageFailed, match="the log has 3 records from 1 to 4"):
+        open_store(tmp_path)
+
+
+def test_a_log_that_lost_its_end_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1"})
+    write(store, {"b": b"1"})
+    with store.env.begin(store.wal, write=True) as txn:
+        txn.delete((2).to_bytes(8, "big"))
+    store.close()
+    with pytest.raises(StorageFailed, match="the log has 1 records"):
+        open_store(tmp_path)
+
+
+def test_a_start_verifies_the_log_it_rolls_forward_to_its_very_end(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1"})
+    name = store.position.seq.to_bytes(8, "big")
+    with store.env.begin(store.wal, write=True) as txn:
+        raw = bytearray(txn.get(name) or b"")
+        raw[-1] ^= 1
+        txn.put(name, bytes(raw))
+    store.close()
+    with pytest.raises(StorageFailed, match="log record 1 was altered") as refused:
+        open_store(tmp_path)
+    assert "operator check" in refused.value.hint
+
+
+def test_reading_the_log_from_where_it_no_longer_reaches_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
+    store = open_store(tmp_path, retention=Retention(records=3))
+    for n in range(10):
+        write(store, {str(n): b"x"})
+    assert [seq for seq, _ in store.log(store.log_first)] == [8, 9, 10]
+    assert list(store.log(11)) == []
+    for first in (store.log_first - 1, 12):
+        with pytest.raises(Trimmed):
+            list(store.log(first))
 
 
 def test_the_log_is_trimmed_by_count_but_never_past_the_checkpoint(
@@ -201,7 +242,7 @@ def test_the_log_is_trimmed_by_count_but_never_past_the_checkpoint(
     assert store.log_first == 1  # no checkpoint yet: a start needs all of it
     for n in range(30):
         write(store, {str(n): b"x"})
-    assert store.position.seq - 15 <= store.log_first <= store.digest_seq + 1
+    assert store.position.seq - 15 <= store.log_first <= store.checkpoint.seq + 1
     store.close()
     again = open_store(tmp_path, retention=Retention(records=5))
     assert again.digests.root(b"s") == store.digests.root(b"s")
@@ -235,70 +276,6 @@ def test_the_log_goes_on_after_a_restart(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert store.position == before
     assert write(store, {"b": b"2"}).seq == before.seq + 1
-
-
-# damage that is known at once
-
-
-def test_a_failed_sync_ends_writing_but_not_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from undercroft.storage import faults
-
-    store = open_store(tmp_path)
-    write(store, {"a": b"1"})
-    real = store.batch
-
-    class Failing:
-        def __init__(self, txn: Any) -> None:
-            self._txn = txn
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._txn, name)
-
-        def commit(self) -> None:
-            self._txn.abort()
-            raise OSError(5, "Input/output error")
-
-    batch = real()
-    batch._txn = Failing(batch._txn)  # type: ignore[assignment]
-    tx = batch.transaction()
-    change(tx, {"b": b"2"})
-    batch.accept(tx)
-    with pytest.raises(StorageFailed):
-        batch.commit()
-    batch.abort()
-    with pytest.raises(StorageFailed):
-        store.batch()
-    assert contents(store) == {"a": b"1"}
-    faults.arm("")
-
-
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.mdb").write_bytes(os.urandom(16384))
-    with pytest.raises(StorageFailed, match="cannot open"):
-        open_store(tmp_path)
-
-
-def test_a_store_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    with store.env.begin(store.meta, write=True) as txn:
-        txn.put(b"format", b"99")
-    store.close()
-    with pytest.raises(StorageFailed, match="format"):
-        open_store(tmp_path)
-
-
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    for n in range(50):
-        write(store, {str(n): b"x" * 2000})
-    store.close()
-    path = tmp_path / "data.mdb"
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2)
-    with pytest.raises(StorageFailed, match="cut short"):
-        open_store(tmp_path)
 
 
 # properties
@@ -335,6 +312,13 @@ def test_listing_and_reading_equal_a_plain_dictionary(
         after = data.draw(st.sampled_from(["", *expected]))
         rest = [n for n in expected if n.encode() > after.encode()]
         assert space.list(prefix, after=after, limit=limit) == rest[:limit]
+        batch.accept(tx)
+        batch.commit()
+        with store.snapshot() as view:
+            space = Space(view, b"s", MOUNT)
+            assert {name: space.get(name) for name in space.names()} == model
+            assert space.list(prefix) == expected
+            assert space.list(prefix, after=after, limit=limit) == rest[:limit]
     finally:
         if batch is not None:
             batch.abort()
@@ -384,7 +368,7 @@ class Histories(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         with self.store.env.begin() as txn:
-            assert self.store.digests.same_as(recompute(self.store, txn))
+            assert self.store.digests.same_as(self.store.recompute(txn))
         assert contents(self.store) == self.model
 
     def teardown(self) -> None:
@@ -396,17 +380,3 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-
-
-def test_threat_seal_09_nonces_never_repeat_also_across_a_fork() -> None:
-    ring = keyring()
-    seen = {ring.encrypt(b"", b"")[4:16] for _ in range(200_000)}
-    assert len(seen) == 200_000
-    reader, writer = os.pipe()
-    if os.fork() == 0:
-        os.write(writer, b"".join(ring.encrypt(b"", b"")[4:16] for _ in range(100)))
-        os._exit(0)
-    os.wait()
-    ours = {ring.encrypt(b"", b"")[4:16] for _ in range(100)}
-    theirs = os.read(reader, 1200)
-    assert not ours & {theirs[i : i + 12] for i in range(0, 1200, 12)}
