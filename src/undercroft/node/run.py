@@ -144,6 +144,8 @@ async def _writer(node: Node) -> None:
         replication.log_retention_age,
     )
     store = Store.open(node.directory, writable=True, durable=node.durable, retention=retention)
+    if store.digests_rebuilt:
+        log.warn("the stored digests were damaged and have been made anew: check the disk")
     writer = Writer(store, services, loop)
     seal = SealManager(
         node.settings.seal,

@@ -19,7 +19,7 @@ import msgspec
 from undercroft.barrier.keyring import Keyring
 from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
-from undercroft.errors import Internal, StorageFailed, Unavailable, UndercroftError
+from undercroft.errors import Corrupt, Internal, StorageFailed, Unavailable, UndercroftError
 from undercroft.node.frames import (
     Answer,
     Decoder,
@@ -212,7 +212,11 @@ class Writer:
             failure = failure_of(Internal("internal error"))
             tx.writes.clear()
             tx.after_commit.clear()
-        position = batch.accept(tx)
+        try:
+            position = batch.accept(tx)
+        except Corrupt as error:  # what it would replace is damaged: it has failed alone
+            tx.after_commit.clear()
+            return Answer(frame.id, error=failure_of(error))
         if failure is not None:
             return Answer(frame.id, error=failure)
         assert response is not None

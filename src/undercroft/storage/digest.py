@@ -101,6 +101,33 @@ class MountDigest:
             return [(b, v) for b, v in few.items() if b >> 8 == node]
         return [(b, few[b]) for b in range(start, start + NODE_BUCKETS) if b in few]
 
+    def pack(self, node: int) -> bytes | None:
+        """How a node is stored: as an array, or as pairs of bucket and value; None when empty."""
+        if self._array is not None:
+            dense = bytes(self._array[node * NODE_BYTES : (node + 1) * NODE_BYTES])
+            return None if dense == _EMPTY_NODE else _DENSE + dense
+        pairs = [
+            bytes((bucket & 255,)) + value.to_bytes(LEAF_BYTES, "big")
+            for bucket, value in self._in_node(node)
+        ]
+        return _SPARSE + b"".join(pairs) if pairs else None
+
+    def load(self, node: int, packed: bytes) -> None:
+        """Take what `pack` gave, into a node that is empty."""
+        if packed[:1] == _DENSE:
+            if self._array is None:
+                self._spread()
+                assert self._array is not None
+            self._array[node * NODE_BYTES : (node + 1) * NODE_BYTES] = packed[1:]
+            self.total ^= _xor(packed[1:])
+            return
+        changed = node in self.changed
+        for at in range(1, len(packed), _SPARSE_PAIR):
+            value = int.from_bytes(packed[at + 1 : at + _SPARSE_PAIR], "big")
+            self.toggle(node * NODE_BUCKETS + packed[at], value)
+        if not changed:
+            self.changed.discard(node)
+
     def content(self) -> dict[int, int]:
         """Every bucket in use."""
         if self._array is None:
@@ -195,7 +222,8 @@ class DigestTree:
         for head, mount in self._mounts.items():
             for node in mount.changed:
                 name = head + bytes((node,))
-                yield name, _pack(name, mount.buckets(node))
+                packed = mount.pack(node)
+                yield name, packed and packed + _CHECK.pack(crc32(name + packed))
 
     def saved(self) -> None:
         """The changed nodes have been committed; mounts that are empty now are forgotten."""
@@ -210,48 +238,21 @@ class DigestTree:
 
     def load(self, name: bytes, packed: bytes) -> None:
         """Take one stored node. Raises Corrupt when it is not as it was stored."""
-        values = _unpack(name, packed)
-        head, start = name[:HEAD_BYTES], name[HEAD_BYTES] * NODE_BUCKETS
-        mount = self._mounts.setdefault(head, MountDigest())
-        for at in range(NODE_BUCKETS):
-            leaf = values[at * LEAF_BYTES : (at + 1) * LEAF_BYTES]
-            value = int.from_bytes(leaf, "big")
-            if value:
-                mount.toggle(start + at, value)
-        mount.changed.discard(name[HEAD_BYTES])
+        body, check = packed[:-4], packed[-4:]
+        if len(name) != HEAD_BYTES + 1 or check != _CHECK.pack(crc32(name + body)):
+            raise Corrupt("a stored part of the digest tree is damaged")
+        head = name[:HEAD_BYTES]
+        mount = self._mounts.get(head)
+        if mount is None:
+            mount = self._mounts[head] = MountDigest()
+        mount.load(name[HEAD_BYTES], body)
         self._unnamed.add(head)
 
 
 def _xor(leaves: bytes) -> int:
-    value = 0
-    for at in range(0, len(leaves), LEAF_BYTES):
-        value ^= int.from_bytes(leaves[at : at + LEAF_BYTES], "big")
+    """The XOR of a power of two of leaves: halves are folded onto each other."""
+    value, bits = int.from_bytes(leaves, "big"), len(leaves) * 8
+    while bits > LEAF_BYTES * 8:
+        bits //= 2
+        value = (value >> bits) ^ (value & ((1 << bits) - 1))
     return value
-
-
-def _pack(name: bytes, buckets: bytes) -> bytes | None:
-    """Dense, or (bucket, value) pairs where that is shorter, and a CRC over name and content."""
-    if buckets == _EMPTY_NODE:
-        return None
-    pairs = [
-        bytes((at,)) + leaf
-        for at in range(NODE_BUCKETS)
-        if (leaf := buckets[at * LEAF_BYTES : (at + 1) * LEAF_BYTES]).strip(b"\0")
-    ]
-    body = _DENSE + buckets
-    if len(pairs) * _SPARSE_PAIR < NODE_BYTES:
-        body = _SPARSE + b"".join(pairs)
-    return body + _CHECK.pack(crc32(name + body))
-
-
-def _unpack(name: bytes, packed: bytes) -> bytes:
-    body, check = packed[:-4], packed[-4:]
-    if len(name) != HEAD_BYTES + 1 or check != _CHECK.pack(crc32(name + body)):
-        raise Corrupt("a stored part of the digest tree is damaged")
-    if body[:1] == _DENSE:
-        return body[1:]
-    out = bytearray(NODE_BYTES)
-    for at in range(1, len(body), _SPARSE_PAIR):
-        place = body[at] * LEAF_BYTES
-        out[place : place + LEAF_BYTES] = body[at + 1 : at + _SPARSE_PAIR]
-    return bytes(out)

@@ -69,6 +69,7 @@ def prepare(path: Path) -> None:
     Raises Corrupt, StorageFull, OSError, lmdb.Error.
     """
     data = path / DATA_NAME
+    path.mkdir(mode=0o700, exist_ok=True)
     if not data.exists():
         _create(path)
     for name in (DATA_NAME, "lock.mdb"):  # also of a backup that was restored for all to read

@@ -1,6 +1,7 @@
 """The digest tree against a plain computation, for mounts of every size, stored and loaded."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -103,10 +104,8 @@ def test_two_trees_are_told_apart_from_the_root_down_to_the_bucket() -> None:
     assert [nodes[0] * 256 + bucket for bucket in buckets] == [bucket_of(key)]
 
 
-def test_what_is_in_a_bucket_comes_from_the_entries(tmp_path: object) -> None:
-    from pathlib import Path
-
-    store = open_store(Path(str(tmp_path)))
+def test_what_is_in_a_bucket_comes_from_the_entries(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     names = [str(n) for n in range(50)] + ["long/" + "x" * 600]
     write(store, dict.fromkeys(names, b"x"))
     head = b"s" + MOUNT

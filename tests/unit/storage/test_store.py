@@ -1,7 +1,9 @@
 """Commits, savepoints, expiry, the log and its retention, the digest tree."""
 
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.unit.storage.stores import MOUNT, change, contents, open_store, write
 from undercroft.errors import Corrupt, InvalidRequest, ReadOnly, Sealed, StorageFailed
 from undercroft.storage import batch as batches
+from undercroft.storage import view as views
 from undercroft.storage.keys import LOCAL, OWN, SYSTEM, key
 from undercroft.storage.store import Retention, Trimmed
 from undercroft.storage.verify import problems
-from undercroft.storage.view import Space
+from undercroft.storage.view import Decoded, Space
 from undercroft.storage.wal import decode_record
 
 NAMES = st.one_of(
@@ -44,6 +47,29 @@ def test_a_request_sees_the_accepted_requests_before_it_in_the_batch(tmp_path: P
     second = batch.transaction()
     assert Space(second, b"s", MOUNT).get("a") == b"1"
     batch.abort()
+
+
+def test_a_key_deleted_and_written_again_in_one_request_is_one_change(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": b"1", "b": b"1"}, expires_ms=100)
+    batch = store.batch()
+    tx = batch.transaction()
+    space = Space(tx, b"s", MOUNT)
+    space.delete("a")
+    assert space.list() == ["b"]
+    space.put("a", b"2")
+    space.put("b", b"2")
+    space.delete("b")
+    space.put("c", b"2", expires_ms=50)
+    space.delete("c")
+    assert space.list() == ["a"]
+    batch.accept(tx)
+    batch.commit()
+    assert contents(store) == {"a": b"2"}
+    assert store.due(1000, 10) == []
+    (_, last) = list(store.log(1))[-1]
+    assert [op.key[17:] for op in decode_record(last).operations()] == [b"a", b"b"]
+    assert not problems(store)
 
 
 def test_an_aborted_batch_leaves_nothing_and_the_next_continues_the_log(tmp_path: Path) -> None:
@@ -276,6 +302,131 @@ def test_the_log_goes_on_after_a_restart(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert store.position == before
     assert write(store, {"b": b"2"}).seq == before.seq + 1
+
+
+def test_a_checkpoint_comes_also_after_many_bytes_so_that_a_start_reads_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHECKPOINT_BYTES", 10_000)
+    store = open_store(tmp_path)
+    for n in range(20):
+        write(store, {str(n): b"x" * 1000})
+    assert 0 < store.position.seq - store.checkpoint.seq <= 11
+    assert store.checkpoint.size_bytes < 13_000
+
+
+def test_a_log_that_grew_far_over_its_bounds_is_trimmed_a_slice_per_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
+    monkeypatch.setattr(batches, "TRIM_RECORDS", 3)
+    store = open_store(tmp_path)
+    for n in range(30):
+        write(store, {str(n): b"x"})
+    store.close()
+    store = open_store(tmp_path, retention=Retention(records=2))
+    firsts = []
+    for _ in range(20):
+        write(store, {"more": b"x"})
+        firsts.append(store.log_first)
+    assert [after - before for before, after in pairwise(firsts)][:5] == [3] * 5
+    assert store.position.seq - store.log_first == 1
+    assert not problems(store)
+
+
+# what is decoded
+
+
+class Thing(msgspec.Struct):
+    size: int
+
+
+def test_a_decoded_struct_is_shared_while_its_record_is_the_same(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": msgspec.msgpack.encode(Thing(1))})
+
+    def read() -> Thing | None:
+        with store.snapshot() as view:
+            return Space(view, b"s", MOUNT).read("a", Thing)
+
+    first = read()
+    assert first is read()
+    with store.snapshot() as old:
+        write(store, {"a": msgspec.msgpack.encode(Thing(2))})
+        assert read() == Thing(2)
+        assert Space(old, b"s", MOUNT).read("a", Thing) == Thing(1)
+
+
+def test_a_view_that_outlives_the_seal_leaves_nothing_decoded_behind(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {"a": msgspec.msgpack.encode(Thing(1))})
+    with store.snapshot() as old:
+        store.set_keyring(None)
+        assert Space(old, b"s", MOUNT).read("a", Thing) == Thing(1)
+        with store.snapshot() as view, pytest.raises(Sealed):
+            Space(view, b"s", MOUNT).read("a", Thing)
+
+
+def test_what_is_decoded_takes_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_CACHE_BYTES_MAX", 10 * (512 + 100))
+    cache = Decoded()
+    for n in range(100):
+        cache.put(b"%d" % (n % 50), bytes(100), n)
+    held = [n for n in range(50) if cache.get(b"%d" % n, bytes(100)) is not None]
+    assert held == list(range(40, 50))
+    cache.put(b"large", bytes(100_000), 1)
+    assert cache.get(b"large", bytes(100_000)) is None
+
+
+# names
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a/\udfff/b"])
+def test_threat_seal_08_a_name_that_is_no_unicode_is_refused_and_never_found(
+    tmp_path: Path, name: str
+) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(InvalidRequest) as refused:
+        write(store, {name: b"1"})
+    assert name not in refused.value.message
+    write(store, {name: None})
+    with store.snapshot() as view:
+        space = Space(view, b"s", MOUNT)
+        assert space.get(name) is None
+        assert space.list(name + "/") == []
+        assert space.list("", after=name, limit=1) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.text(st.characters(), max_size=40)
+    | st.builds(str.__mul__, st.sampled_from("a/\x00é\U0001f600"), st.integers(1, 33_000))
+)
+def test_threat_seal_08_any_name_is_refused_or_stored_and_the_store_opens_again(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("store")
+    store = open_store(path)
+    try:
+        write(store, {name: b"1"}, expires_ms=5)
+        kept = {name: b"1"}
+    except InvalidRequest:
+        kept = {}
+    store.close()
+    store = open_store(path)
+    assert contents(store) == kept
+    assert len(store.due(9, 9)) == len(kept)
+    assert not problems(store)
+    store.close()
+
+
+def test_a_page_of_a_long_listing_is_found_without_reading_it_all(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, {f"app/{n:05}": b"" for n in range(3000)})
+    with store.snapshot() as view:
+        space = Space(view, b"s", MOUNT)
+        assert space.list("app/", after="01500", limit=3) == ["01501", "01502", "01503"]
+        assert len(view._children(space.prefix + b"app/", b"01500", 3)) == 3
 
 
 # properties
