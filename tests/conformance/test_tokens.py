@@ -110,10 +110,15 @@ def test_another_token_is_looked_up_by_id(pair: Pair) -> None:
 def test_renewal_extends_within_the_bounds(pair: Pair) -> None:
     made(pair, "renewed", {"ttl": "1h", "explicit_max_ttl": "2h"})
     pair.same("POST", "auth/token/renew-self", {"increment": "30m"}, token="renewed", status=200)
-    pair.same("POST", "auth/token/renew-self", {"increment": "9h"}, token="renewed", status=200)
+    # Whether a second has passed since the creation shows in a warning.
+    clock = {"warnings"}
+    renew = "auth/token/renew"
+    more = {"increment": "9h"}
+    pair.same("POST", f"{renew}-self", more, token="renewed", status=200, ignore=clock)
     body = tuple({"token": token} for token in pair.tokens["renewed"])
-    pair.same("POST", "auth/token/renew", body, status=200)
-    pair.same("POST", "auth/token/renew-accessor", accessors(pair, "renewed"), status=200)
+    pair.same("POST", renew, body, status=200, ignore=clock)
+    named = accessors(pair, "renewed")
+    pair.same("POST", f"{renew}-accessor", named, status=200, ignore=clock)
     made(pair, "periodic", {"period": "1h"})
     pair.same("POST", "auth/token/renew-self", {}, token="periodic", status=200)
     made(pair, "fixed", {"ttl": "1h", "renewable": False})

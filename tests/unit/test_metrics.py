@@ -27,7 +27,7 @@ def in_child(metrics: Metrics, row: int) -> int:
     if pid == 0:
         metrics.attach(row)
         metrics.count("undercroft.commit.count", by=2)
-        metrics.set("undercroft.http.connections", to=5)
+        metrics.set("undercroft.writer.queue", to=5)
         metrics.observe("undercroft.commit.batch", 3)
         os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -38,7 +38,7 @@ def test_what_children_count_is_summed_and_outlives_them() -> None:
     metrics.count("undercroft.commit.count")
     assert [in_child(metrics, row) for row in (1, 2, 1)] == [0, 0, 0]
     assert metrics.value("undercroft.commit.count") == 7
-    assert metrics.value("undercroft.http.connections") == 10
+    assert metrics.value("undercroft.writer.queue") == 10
     assert metrics.sample("undercroft.commit.batch").count == 3
 
 
@@ -47,7 +47,7 @@ def test_a_child_that_starts_again_keeps_counters_and_begins_with_empty_gauges()
     in_child(metrics, 1)
     metrics.attach(1)
     assert metrics.value("undercroft.commit.count") == 2
-    assert metrics.value("undercroft.http.connections") == 0
+    assert metrics.value("undercroft.writer.queue") == 0
 
 
 def test_a_row_of_its_own_is_needed() -> None:

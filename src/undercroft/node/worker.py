@@ -33,6 +33,7 @@ from undercroft.node.frames import (
     error_of,
 )
 from undercroft.observe.logs import get_logger
+from undercroft.observe.metrics import Metrics
 from undercroft.request.model import Request, Response
 from undercroft.request.pipeline import Admitted, Facts, Pipeline
 from undercroft.storage.store import Store
@@ -48,8 +49,15 @@ _encode_prepared: Final = msgspec.msgpack.Encoder().encode
 class WriterLink(asyncio.Protocol):
     """The worker's connection to the writer: kept up for ever, reconnecting at once."""
 
-    def __init__(self, path: str, on_state: Callable[[State], None], offer: Callable[[], bytes]):
+    def __init__(
+        self,
+        path: str,
+        on_state: Callable[[State], None],
+        offer: Callable[[], bytes],
+        metrics: Metrics,
+    ) -> None:
         self._path = path
+        self._metrics = metrics
         self._on_state = on_state
         self._offer = offer
         self._decoder = Decoder(FromWriter)
@@ -77,6 +85,7 @@ class WriterLink(asyncio.Protocol):
         for frame in self._decoder.feed(data):
             if isinstance(frame, Answer):
                 future = self._waiting.pop(frame.id, None)
+                self._metrics.set("vault.core.in_flight_requests", to=len(self._waiting))
                 if future is not None and not future.done():
                     future.set_result(frame)
             else:
@@ -102,9 +111,12 @@ class WriterLink(asyncio.Protocol):
     def execute(self, request: Request, prepared: bytes = b"\xc0") -> "asyncio.Future[Answer]":
         """Raises Unavailable when the writer is not there or has too much to do."""
         if self._transport is None:
+            self._metrics.count("undercroft.http.rejected")
             raise Unavailable("the writer is starting; nothing was applied")
         if len(self._waiting) >= IN_FLIGHT_MAX:
+            self._metrics.count("undercroft.http.rejected")
             raise Unavailable("too many writes are waiting; nothing was applied")
+        self._metrics.set("vault.core.in_flight_requests", to=len(self._waiting) + 1)
         self._next_id += 1
         future = asyncio.get_running_loop().create_future()
         self._waiting[self._next_id] = future
@@ -130,7 +142,9 @@ class Worker:
         self.store = store
         self.services = services
         self.pipeline = Pipeline(services)
-        self.link = WriterLink(socket_path, self._on_state, self._keyring_to_offer)
+        self.link = WriterLink(
+            socket_path, self._on_state, self._keyring_to_offer, services.metrics
+        )
         self._clock_ms = clock_ms
         self._new_id = request_ids()
         self._threads = ThreadPoolExecutor(_PREPARE_THREADS, "prepare")

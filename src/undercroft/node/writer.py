@@ -249,9 +249,16 @@ class Writer:
         for effect in tx.after_commit:
             effect()
 
+    def _measure_store(self) -> None:
+        metrics, extent = self.services.metrics, self.store.extent
+        metrics.set("undercroft.wal.records", to=extent.last.seq - extent.first + 1)
+        metrics.set("undercroft.wal.bytes", to=extent.size_bytes)
+        metrics.set("undercroft.storage.bytes", to=self.store.used_bytes())
+
     def tick(self) -> None:
         """Now and then: reap the expired, do queued work; at once again while there is more."""
         delay = _TICK_SECONDS
+        self._measure_store()
         try:
             if not self.services.state.sealed and self._background():
                 delay = 0.0

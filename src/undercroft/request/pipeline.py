@@ -8,6 +8,7 @@ sends it one hop up, where both steps run again inside the writer's transaction:
 older than the write (DESIGN section 3). Auditing is the caller's, around both steps.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
@@ -188,7 +189,12 @@ class Pipeline:
         view = call.view
         if not view.writable and (handler.writes or call.request.wrap_ttl_seconds):
             raise ReadOnly
+        started = time.perf_counter()
         response = handler.apply(call)
+        spent_ms = (time.perf_counter() - started) * 1000
+        self.services.metrics.observe(
+            "vault.route", spent_ms, call.request.operation, call.mount.type
+        )
         if response is None:
             return Response(status=204)
         if response.auth is not None and not response.auth.issued:

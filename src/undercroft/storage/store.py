@@ -175,6 +175,10 @@ class Store:
             self.digests = self._rebuilt(txn)
         self.checkpoint = Checkpoint.overdue()
 
+    def used_bytes(self) -> int:
+        """How much of the file has ever been used; it never shrinks."""
+        return int((self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"])
+
     def close(self) -> None:
         self.env.close()
 

@@ -56,6 +56,7 @@ class World:
 
     def start(self, seal: Seal) -> None:
         self.seal_settings = seal
+        self.directory.mkdir(exist_ok=True)
         self.store = Store.open(self.directory, writable=True, durable=False)
         self.services = Services(
             settings=self.config,  # type: ignore[arg-type]

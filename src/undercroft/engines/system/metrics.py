@@ -33,7 +33,6 @@ def _known(call: Call) -> dict[Key, float]:
     known: dict[Key, float] = {
         ("vault.core.unsealed",): float(not state.sealed),
         ("vault.core.active",): float(not (state.sealed or state.standby)),
-        ("undercroft.wal.last_seq",): float(state.last_wal),
     }
     name = "vault.core.mount_table.num_entries"
     for kind in ("auth", "logical"):
