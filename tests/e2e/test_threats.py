@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.undercroft import Client, Undercroft, disk_server
+from tests.support.undercroft import Client, Undercroft, disk_server, restart
 
 AUDIT = """
 audit "file" "file" {{
@@ -149,3 +149,20 @@ def test_threat_http_07_no_handler_ever_sees_the_tokens_headers(client: Client) 
     }
     request = to_request(HttpRequest("GET", b"/v1/a/b", headers, b"", ("::1", 1)), "id")
     assert request.headers == {"host": "a", "accept": "x"}
+
+
+def test_metrics_without_a_token_only_where_the_listener_says_so(
+    client: Client, tmp_path: Path
+) -> None:
+    assert client.request("GET", "sys/metrics", token="").status == 403
+    with disk_server(tmp_path) as opened:
+        config = tmp_path / "undercroft.hcl"
+        text = config.read_text().replace(
+            "tls_disable     = true",
+            "tls_disable = true\n  telemetry {\n    unauthenticated_metrics_access = true\n  }",
+        )
+        config.write_text(text)
+        assert opened.stop() == 0
+        restart(opened, tmp_path)
+        assert opened.client.request("GET", "sys/metrics", token="").status == 200
+        assert opened.client.request("GET", "sys/mounts", token="").status == 403

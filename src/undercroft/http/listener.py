@@ -33,7 +33,7 @@ class Listener:
         self._socket = sock
         self._usage = usage or Usage()
         self._limits = limits_of(settings)
-        self._app = _behind_proxy(settings, app)
+        self._app = _behind_proxy(settings, _with_open_metrics(settings, app))
         self._context = None if settings.tls_disable else server_context(settings)
         self._newest = self._context
         self._connections: set[Http1 | Http2] = set()
@@ -188,6 +188,17 @@ def server_context(settings: "Settings") -> ssl.SSLContext:
 
 def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+def _with_open_metrics(settings: "Settings", app: App) -> App:
+    if not settings.telemetry.unauthenticated_metrics_access:
+        return app
+
+    def serve(http: HttpRequest) -> HttpResponse | asyncio.Future[HttpResponse]:
+        http.open_metrics = True
+        return app(http)
+
+    return serve
 
 
 def _behind_proxy(settings: "Settings", app: App) -> App:

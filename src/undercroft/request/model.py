@@ -46,6 +46,7 @@ class Request(msgspec.Struct):
     headers: dict[str, str] = {}  # lower-case names; never the token's headers
     remote_address: str = ""
     remote_port: int = 0
+    open_metrics: bool = False  # its listener serves sys/metrics without a token
 
     def __repr__(self) -> str:
         return f"<Request {self.id} {self.operation} {self.path}>"  # never token, body, query

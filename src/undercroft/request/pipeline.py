@@ -71,7 +71,7 @@ class Pipeline:
         mount = self.services.mounts.table(view).match(request.path)
         facts.mount = mount
         found, problem = self._find(mount, request)
-        if found is not None and found.route.open:
+        if found is not None and (found.route.open or _is_open_metrics(request)):
             return self._admitted(request, view, now_ms, found, cast(Mount, mount), None)
         caller = self._authenticate(request, view, now_ms)
         facts.token = caller.token
@@ -261,6 +261,11 @@ class Facts:
     def __init__(self) -> None:
         self.mount: Mount | None = None
         self.token: TokenEntry | None = None
+
+
+def _is_open_metrics(request: Request) -> bool:
+    """The listener's `unauthenticated_metrics_access`."""
+    return request.open_metrics and request.path == "sys/metrics"
 
 
 def _wrappable(response: Response) -> bool:
