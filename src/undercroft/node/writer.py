@@ -213,7 +213,7 @@ class Writer:
             tx.writes.clear()
             tx.after_commit.clear()
         try:
-            position = batch.accept(tx)
+            batch.accept(tx)
         except Corrupt as error:  # what it would replace is damaged: it has failed alone
             tx.after_commit.clear()
             return Answer(frame.id, error=failure_of(error))
@@ -221,7 +221,7 @@ class Writer:
             return Answer(frame.id, error=failure)
         assert response is not None
         if tx.writes:
-            response.position = position
+            response.position = batch.shared
         return Answer(frame.id, response, data)
 
     def _answer(self, answers: list[tuple[WorkerLink, Answer]]) -> None:

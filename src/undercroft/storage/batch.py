@@ -6,22 +6,32 @@ page written last. What matters is that nothing is answered before `commit` has 
 (ALL-OR-NOTHING), and that what the store remembers changes only after the commit stands.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import lmdb
 
-from undercroft.errors import Internal, UndercroftError
+from undercroft.errors import Corrupt, Internal, UndercroftError
 from undercroft.storage import faults, log
 from undercroft.storage.digest import Delta
-from undercroft.storage.keys import HEAD_BYTES, OWN, SYSTEM, stored_key
+from undercroft.storage.keys import HEAD_BYTES, OWN, SHARED, SYSTEM, stored_key
 from undercroft.storage.record import parse_head, tag_of
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import (
+    DELETE,
+    JUMP_RECORD,
+    LOCAL_RECORD,
     NO_TAG,
+    SHARED_RECORD,
     START,
+    WITHHELD,
     Position,
+    SharedRecord,
+    digest_operation,
     encode_operation,
-    encode_record,
+    follow,
+    operations_of,
+    shared_chain_of,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +72,10 @@ class Checkpoint(NamedTuple):
         return self.changes >= CHECKPOINT_CHANGES or self.size_bytes >= CHECKPOINT_BYTES
 
 
+class OutOfOrder(Exception):
+    """A record that is not the next one of the shared log: ask again from where we are."""
+
+
 class _Change(NamedTuple):
     """One entry to be stored (`record` None: deleted), and what its expiry index loses."""
 
@@ -70,6 +84,53 @@ class _Change(NamedTuple):
     record: bytes | None
     expires_ms: int
     had_expiry_ms: int
+
+
+class _Plan:
+    """What a commit is to change against what is stored, and how the log tells it."""
+
+    def __init__(self) -> None:
+        self.changes: list[_Change] = []
+        self.deltas: list[Delta] = []
+        self.shared: list[bytes] = []  # encoded operations
+        self.local: list[bytes] = []
+        self.touches_configuration = False
+        self.differing = 0  # entries that held something else than the log record says
+
+    def change(self, key: bytes, old: bytes | None, record: bytes | None, expires_ms: int) -> bytes:
+        """Answers the digest leaf that is replaced."""
+        stored, old_tag, had_expiry_ms, own = stored_key(key), NO_TAG, 0, key[:1] == OWN
+        if old is not None:
+            if old[:2] != b"\x01\x00":
+                had_expiry_ms = parse_head(stored, old).expires_ms
+            if not own:
+                old_tag = tag_of(old)
+        self.changes.append(_Change(stored, key, record, expires_ms, had_expiry_ms))
+        if not own:
+            self.deltas.append(Delta(key, old_tag, NO_TAG if record is None else tag_of(record)))
+        if key[1:HEAD_BYTES] == SYSTEM:
+            self.touches_configuration = True
+        return old_tag
+
+    def add(self, tx: Transaction) -> None:
+        """A request's overlay. Raises Corrupt when an entry that it replaces is damaged."""
+        for key, record in tx.writes.items():
+            old = tx.stored_raw(key)
+            if record is None and old is None:
+                continue
+            old_tag = self.change(key, old, record, tx.expiries.get(key, 0))
+            body = self.shared if key[:1] == SHARED else self.local
+            body.append(encode_operation(key, old_tag, record))
+
+    def add_shared(self, tx: Transaction, key: bytes, record: bytes | None) -> bytes:
+        """A shared entry as another cluster has it. Answers the leaf that it replaces."""
+        old = tx.stored_raw(key)
+        if old == record:
+            return NO_TAG if old is None else tag_of(old)
+        expires_ms = 0
+        if record is not None and record[:2] != b"\x01\x00":
+            expires_ms = parse_head(stored_key(key), record).expires_ms
+        return self.change(key, old, record, expires_ms)
 
 
 class Batch:
@@ -85,58 +146,125 @@ class Batch:
         self._added_bytes = 0
         self._broken = False
         self.now_ms = now_ms
-        self.position = store.position
+        self.position = store.position  # of the cluster's own log
+        self.shared = store.extent.shared  # of the shared log
+        self._jumped = store.extent.jumped
 
     def transaction(self) -> Transaction:
         store = self._store
-        return Transaction(self._txn, store.meta, store.keyring, store.decoded)
+        return Transaction(
+            self._txn,
+            store.meta,
+            store.keyring,
+            store.decoded,
+            shared=self.shared,
+            refuse_shared=store.refuse_shared,
+        )
 
     def accept(self, tx: Transaction) -> Position:
         """Write the request's overlay and its log record. Without writes nothing happens.
 
-        Raises Corrupt, before anything is written, when an entry that it replaces is damaged: the
-        request alone has failed. After StorageFull or StorageFailed the batch can only be aborted,
-        since part of the overlay may be in the transaction.
+        Answers the position of the cluster's own log; `shared` has that of the shared log. Raises
+        Corrupt, before anything is written, when an entry that it replaces is damaged: the request
+        alone has failed. After StorageFull or StorageFailed the batch can only be aborted, since
+        part of the overlay may be in the transaction.
         """
         if not tx.writes:
             return self.position
-        self._refuse_broken()
-        changes, deltas, body = self._plan(tx)
-        if not body:
+        plan = _Plan()
+        plan.add(tx)
+        if not plan.shared:
+            if plan.local:
+                self._write(plan, LOCAL_RECORD, self.shared, self.now_ms)
             return self.position
+        epoch = tx.opens_epoch or max(self.shared.epoch, 1)
+        digests = [digest_operation(encoded) for encoded in plan.shared]
+        chain = shared_chain_of(self.shared, epoch, self.now_ms, digests)
+        shared = Position(epoch, self.shared.seq + 1, chain)
+        self._write(plan, SHARED_RECORD, shared, self.now_ms)
+        return self.position
+
+    def accept_shared(self, record: SharedRecord, tx: Transaction) -> int:
+        """Apply the next record of the shared log, as another cluster wrote it, and with it what
+        `tx` writes to entries of this cluster.
+
+        Answers how many of its entries were not what the record replaces: the state had diverged.
+        Raises OutOfOrder, and Corrupt for a record that is not what its chain says or that touches
+        anything but shared entries; nothing is written then.
+        """
+        if record.seq != self.shared.seq + 1 or record.epoch < self.shared.epoch:
+            raise OutOfOrder
+        plan, digests = _Plan(), []
+        for kind, old_tag, key, value, encoded in operations_of(record.body):
+            if kind == WITHHELD:
+                digests.append(old_tag)
+                continue
+            if key[:1] != SHARED or len(key) < HEAD_BYTES:
+                raise Corrupt("a replicated record changes what is not shared")
+            digests.append(digest_operation(encoded))
+            new = None if kind == DELETE else value
+            if plan.add_shared(tx, key, new) != old_tag:
+                plan.differing += 1
+        chain = shared_chain_of(self.shared, record.epoch, record.time_ms, digests)
+        if chain != record.chain:
+            raise Corrupt("a replicated record is not what its chain says")
+        plan.shared.append(record.body)
+        plan.add(tx)
+        self._write(plan, SHARED_RECORD, record.position, record.time_ms)
+        return plan.differing
+
+    def accept_entries(self, entries: Iterable[tuple[bytes, bytes | None]], tx: Transaction) -> int:
+        """Make shared entries (key, record; None: gone) what another cluster has. No position.
+
+        Answers how many differed. Raises Corrupt for what is not shared or does not parse.
+        """
+        plan = _Plan()
+        for key, record in entries:
+            if key[:1] != SHARED or len(key) < HEAD_BYTES:
+                raise Corrupt("a replicated entry is not shared")
+            old = tx.stored_raw(key)
+            if old == record:
+                continue
+            old_tag = plan.add_shared(tx, key, record)
+            plan.shared.append(encode_operation(key, old_tag, record))
+        plan.add(tx)
+        if plan.changes:
+            self._write(plan, LOCAL_RECORD, self.shared, self.now_ms)
+        return len(plan.shared)
+
+    def accept_jump(self, shared: Position) -> None:
+        """The state has become that of a position, without the records between."""
+        if shared == self.shared:
+            return
+        self._write(_Plan(), JUMP_RECORD, shared, self.now_ms)
+        self._jumped = self.position.seq
+
+    def _write(self, plan: _Plan, kind: int, shared: Position, time_ms: int) -> None:
+        """Raises StorageFull or StorageFailed; the batch is broken then."""
+        self._refuse_broken()
         self._broken = True  # until all of it is written
         try:
-            self._write(changes, b"".join(body))
+            self._store_changes(plan.changes)
+            shared_body = b"".join(plan.shared)
+            position, raw = follow(
+                self.position,
+                kind,
+                shared,
+                time_ms,
+                len(shared_body),
+                shared_body + b"".join(plan.local),
+            )
+            faults.point("log")
+            self._txn.put(position.seq.to_bytes(8, "big"), raw, append=True, db=self._store.wal)
         except (lmdb.Error, OSError) as error:
             raise self._failure(error) from None
         self._broken = False
-        self._deltas += deltas
-        return self.position
+        self.position, self.shared = position, shared
+        self._added_bytes += len(raw)
+        self._deltas += plan.deltas
+        self._configuration_touched |= plan.touches_configuration
 
-    def _plan(self, tx: Transaction) -> tuple[list[_Change], list[Delta], list[bytes]]:
-        """What changes against what is stored: entries, digest leaves, operations of the log."""
-        changes: list[_Change] = []
-        deltas: list[Delta] = []
-        body: list[bytes] = []
-        for key, record in tx.writes.items():
-            old = tx.stored_raw(key)
-            if record is None and old is None:
-                continue
-            stored, old_tag, had_expiry_ms, own = stored_key(key), NO_TAG, 0, key[:1] == OWN
-            if old is not None:
-                if old[:2] != b"\x01\x00":
-                    had_expiry_ms = parse_head(stored, old).expires_ms
-                if not own:
-                    old_tag = tag_of(old)
-            changes.append(_Change(stored, key, record, tx.expiries.get(key, 0), had_expiry_ms))
-            body.append(encode_operation(key, old_tag, record))
-            if not own:
-                deltas.append(Delta(key, old_tag, NO_TAG if record is None else tag_of(record)))
-            if key[1:HEAD_BYTES] == SYSTEM:
-                self._configuration_touched = True
-        return changes, deltas, body
-
-    def _write(self, changes: list[_Change], body: bytes) -> None:
+    def _store_changes(self, changes: list[_Change]) -> None:
         txn, store = self._txn, self._store
         for stored, full, record, expires_ms, had_expiry_ms in changes:
             if had_expiry_ms:
@@ -149,11 +277,6 @@ class Batch:
             if expires_ms:
                 faults.point("expiry")
                 txn.put(expiry_key(expires_ms, stored), full, db=store.expiry)
-        position, raw = encode_record(self.position, store.epoch, self.now_ms, body)
-        self._added_bytes += len(raw)
-        faults.point("log")
-        txn.put(position.seq.to_bytes(8, "big"), raw, append=True, db=store.wal)
-        self.position = position
 
     def commit(self) -> None:
         """Make everything accepted durable. Afterwards, and only then, requests may be answered.
@@ -193,7 +316,10 @@ class Batch:
         extent = store.extent
         if self._added_bytes:
             extent = extent._replace(
-                size_bytes=extent.size_bytes + self._added_bytes, last=self.position
+                size_bytes=extent.size_bytes + self._added_bytes,
+                last=self.position,
+                shared=self.shared,
+                jumped=self._jumped,
             )
             faults.point("trim")
             extent = log.trim(

@@ -25,7 +25,7 @@ MAP_BYTES_MIN: Final = 1 << 28
 
 DATABASES: Final = (b"data", b"wal", b"meta", b"expiry", b"quarantine")
 FORMAT_KEY: Final = b"format"
-FORMAT: Final = b"1"
+FORMAT: Final = b"2"
 DATA_NAME: Final = "data.mdb"
 
 REPAIR: Final = "stop the server, run `undercroft operator check`, restore a backup if it says so"

@@ -15,10 +15,12 @@ import msgspec
 
 from undercroft.errors import Corrupt
 from undercroft.storage.wal import (
+    JUMP_RECORD,
+    SHARED_RECORD,
     START,
     Position,
     Record,
-    chain_of,
+    SharedRecord,
     decode_record,
 )
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from undercroft.storage.view import Txn
 
 _EXTENT_KEY: Final = b"log"
-_EXTENT: Final = Struct(">QQ16sQQ16s")
+_EXTENT: Final = Struct(">QQ16s QQ16s QQ16s QQ16s Q")
 _CHECK: Final = Struct(">I")
 
 
@@ -42,7 +44,11 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class Trimmed(Exception):
-    """The log does not reach back so far, or not yet so far: compare states instead."""
+    """The log does not reach back so far: compare states instead."""
+
+
+class Foreign(Exception):
+    """The position belongs to another history than this log's: compare lineages instead."""
 
 
 class Extent(NamedTuple):
@@ -52,6 +58,9 @@ class Extent(NamedTuple):
     size_bytes: int = 0
     base: bytes = START.chain  # the chain that record `first` continues
     last: Position = START
+    shared_base: Position = START  # of the shared log, as of the record before `first`
+    shared: Position = START  # of the shared log, as of the last record
+    jumped: int = 0  # the last record of kind JUMP that is held; 0: none
 
 
 def load_extent(txn: "Txn", meta: "lmdb._Database") -> Extent:
@@ -61,12 +70,22 @@ def load_extent(txn: "Txn", meta: "lmdb._Database") -> Extent:
         return Extent()
     if len(raw) != _EXTENT.size + 4 or raw[-4:] != _CHECK.pack(crc32(raw[:-4])):
         raise Corrupt("the extent of the log is damaged")
-    first, size_bytes, base, epoch, seq, chain = _EXTENT.unpack_from(raw)
-    return Extent(first, size_bytes, base, Position(epoch, seq, chain))
+    n = _EXTENT.unpack_from(raw)
+    return Extent(
+        n[0], n[1], n[2], Position(*n[3:6]), Position(*n[6:9]), Position(*n[9:12]), jumped=n[12]
+    )
 
 
 def save_extent(txn: "Txn", meta: "lmdb._Database", extent: Extent) -> None:
-    raw = _EXTENT.pack(extent.first, extent.size_bytes, extent.base, *extent.last)
+    raw = _EXTENT.pack(
+        extent.first,
+        extent.size_bytes,
+        extent.base,
+        *extent.last,
+        *extent.shared_base,
+        *extent.shared,
+        extent.jumped,
+    )
     txn.put(_EXTENT_KEY, raw + _CHECK.pack(crc32(raw)), db=meta)
 
 
@@ -85,12 +104,64 @@ def records(
         if seq != first:
             raise Corrupt(f"the log has a gap before record {seq}")
         record = decode_record(raw)
-        after = (record.epoch, seq, record.time_ms, record.body)
-        if chain and record.chain != chain_of(chain, *after):
+        if chain and record.chain != record.chained(chain, seq):
             raise Corrupt(f"log record {seq} was altered")
         chain, first = record.chain, seq + 1
         yield seq, raw, record
         found = cursor.next()
+
+
+def shared_records(
+    txn: "Txn", wal: "lmdb._Database", extent: Extent, after: Position
+) -> Iterator[tuple[int, SharedRecord]]:
+    """The shared log behind a position: number in this cluster's log, and the record.
+
+    Raises Trimmed when the log does not hold what follows (it was dropped, or a jump lies between),
+    Foreign when the position is none of this history's, Corrupt.
+    """
+    if after == extent.shared:
+        return
+    start = _find(txn, wal, extent, after)
+    for number, _, record in records(txn, wal, start):
+        if record.kind == JUMP_RECORD:
+            raise Trimmed
+        if record.kind == SHARED_RECORD:
+            yield number, record.shared_record()
+
+
+def _find(txn: "Txn", wal: "lmdb._Database", extent: Extent, after: Position) -> int:
+    """The number in this cluster's log behind which the records that follow `after` are.
+
+    The shared seq only rises from one jump to the next, so it can be searched by halves.
+    """
+    low, base = extent.first, extent.shared_base
+    if extent.jumped:
+        low, base = extent.jumped + 1, _record(txn, wal, extent.jumped).shared
+    if after.seq >= extent.shared.seq:
+        raise Foreign
+    if after.seq < base.seq:
+        raise Trimmed
+    if after.seq == base.seq:
+        if after != base:
+            raise Foreign
+        return low
+    high = extent.last.seq  # invariant: the record of that seq is in low..high
+    while low < high:
+        middle = (low + high) // 2
+        if _record(txn, wal, middle).shared_seq < after.seq:
+            low = middle + 1
+        else:
+            high = middle
+    if _record(txn, wal, low).shared != after:
+        raise Foreign
+    return low + 1
+
+
+def _record(txn: "Txn", wal: "lmdb._Database", number: int) -> Record:
+    raw = txn.get(number.to_bytes(8, "big"), None, wal)
+    if raw is None:
+        raise Corrupt(f"the log has a gap at record {number}")
+    return decode_record(raw)
 
 
 def check_ends(txn: "Txn", wal: "lmdb._Database", extent: Extent) -> None:
@@ -116,7 +187,8 @@ def trim(
 ) -> Extent:
     """Drop records from the log's beginning, `most` of them: `records`, `bytes`, up to `seq`."""
     oldest_ms = now_ms - retention.age_seconds * 1000 if retention.age_seconds else 0
-    first, size_bytes, base, last = extent
+    first, size_bytes, base, last = extent[:4]
+    shared_base = extent.shared_base
     left_records, left_bytes = most["records"], most["bytes"]
     cursor = txn.cursor(wal)
     more = cursor.first()
@@ -129,7 +201,9 @@ def trim(
         if not over and record.time_ms >= oldest_ms:
             break
         first, size_bytes, base = first + 1, size_bytes - len(raw), record.chain
+        shared_base = record.shared
         left_records, left_bytes = left_records - 1, left_bytes - len(raw)
         cursor.delete()
         more = cursor.first()
-    return Extent(first, size_bytes, base, last)
+    jumped = extent.jumped if extent.jumped >= first else 0
+    return Extent(first, size_bytes, base, last, shared_base, extent.shared, jumped)

@@ -26,15 +26,15 @@ from undercroft.storage import environment, log
 from undercroft.storage.batch import Batch, Checkpoint
 from undercroft.storage.digest import Delta, DigestTree
 from undercroft.storage.keys import OWN
-from undercroft.storage.log import Extent, Retention, Trimmed
+from undercroft.storage.log import Extent, Foreign, Retention, Trimmed
 from undercroft.storage.record import parse_head, tag_of
 from undercroft.storage.view import Decoded, Snapshot
-from undercroft.storage.wal import NO_TAG, Position
+from undercroft.storage.wal import NO_TAG, Position, SharedRecord
 
 if TYPE_CHECKING:
     from undercroft.storage.view import Txn
 
-__all__ = ["Retention", "Store", "Trimmed"]
+__all__ = ["Foreign", "Retention", "Store", "Trimmed"]
 
 _CHECKPOINT_KEY: Final = b"digest"
 _CHECKPOINT: Final = Struct(">Q16s")
@@ -64,7 +64,8 @@ class Store:
         self.expiry = env.open_db(b"expiry", create=False)
         self.quarantine = env.open_db(b"quarantine", create=False)
         self.retention = retention
-        self.epoch = 1
+        # Set by the node on a secondary or a fenced primary: why shared entries may not be written.
+        self.refuse_shared: Callable[[], Exception] | None = None
         self.failure = ""  # why nothing may be written any more; empty: all is well
         self.map_was_full = False  # the next batch begins with a greater map
         # what only the writer keeps
@@ -106,7 +107,6 @@ class Store:
         with self.env.begin() as txn:
             self.extent = log.load_extent(txn, self.meta)
             log.check_ends(txn, self.wal, self.extent)
-            self.epoch = max(self.extent.last.epoch, 1)
             self.checkpoint, self.digests, self.digests_rebuilt = self.digests_of(txn)
 
     def digests_of(self, txn: "Txn") -> tuple[Checkpoint, DigestTree, bool]:
@@ -231,6 +231,15 @@ class Store:
                     break
                 found.append(full)
         return found
+
+    def shared_log(self, after: Position) -> Iterator[tuple[int, SharedRecord]]:
+        """The shared log behind a position, over a snapshot of its own; close it soon.
+
+        Gives the number in this cluster's log, and the record. Raises Trimmed, Foreign, Corrupt.
+        """
+        with self.snapshot() as view:
+            extent = log.load_extent(view.txn, self.meta)
+            yield from log.shared_records(view.txn, self.wal, extent, after)
 
     def log(self, first: int) -> Iterator[tuple[int, bytes]]:
         """The log from a record on, as stored, over a snapshot of its own; close it soon.

@@ -20,11 +20,13 @@ from undercroft.storage.keys import (
     LONG_KEY_BYTES,
     NAME_BYTES_MAX,
     PLAIN_ORDER_BYTES,
+    SHARED,
     entry_name,
     seek_key,
     stored_key,
 )
 from undercroft.storage.record import clear_record, full_key_of, open_record, seal_record, tag_of
+from undercroft.storage.wal import START, Position
 
 T = TypeVar("T")
 Txn: TypeAlias = "lmdb.Transaction[bytes]"  # only type checkers know the parameter
@@ -261,8 +263,20 @@ class Transaction(Snapshot):
 
     writable = True
 
-    def __init__(self, txn: Txn, meta: Database, keyring: Keyring | None, decoded: Decoded) -> None:
+    def __init__(
+        self,
+        txn: Txn,
+        meta: Database,
+        keyring: Keyring | None,
+        decoded: Decoded,
+        *,
+        shared: Position = START,
+        refuse_shared: Callable[[], Exception] | None = None,
+    ) -> None:
         super().__init__(txn, meta, keyring, decoded)
+        self.shared = shared  # position of the shared log that this request follows
+        self.opens_epoch = 0  # the number of the epoch that this request's record opens
+        self._refuse_shared = refuse_shared  # why shared entries may not be written here
         self.writes: dict[bytes, bytes | None] = {}
         self.expiries: dict[bytes, int] = {}  # of the records in `writes` that expire
         # What must happen in this process once, and only if, the commit stands (unseal, seal).
@@ -303,7 +317,13 @@ class Transaction(Snapshot):
         """Write and read under a keyring that the commit itself brings about (init, rotate)."""
         self._keyring = keyring
 
+    def may_write_shared(self) -> None:
+        """From now on this request may: it changes the cluster's role."""
+        self._refuse_shared = None
+
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
+        if self._refuse_shared is not None and key[:1] == SHARED:
+            raise self._refuse_shared()
         self.writes[key] = seal_record(self._keyring, key, value, expires_ms)
         if expires_ms:
             self.expiries[key] = expires_ms
@@ -316,6 +336,8 @@ class Transaction(Snapshot):
         self.expiries.pop(key, None)
 
     def delete(self, key: bytes) -> None:
+        if self._refuse_shared is not None and key[:1] == SHARED:
+            raise self._refuse_shared()
         self.writes[key] = None
         self.expiries.pop(key, None)
 

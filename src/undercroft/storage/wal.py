@@ -1,18 +1,26 @@
 """The write-ahead log's record: what one request changed, as it is replicated.
 
-    format      1 byte, 1
-    epoch       8
-    time_ms     8, wall clock of the cluster that wrote it
-    chain       16, BLAKE2b of the record before's chain and everything else here
-    operations  each: 1 kind | 16 old tag | 4 key length | key | 4 record length | record
+    format        1 byte, 2
+    kind          1 byte: LOCAL 0, SHARED 1, JUMP 2
+    epoch         8
+    time_ms       8, wall clock of the cluster that wrote it first
+    chain         16, BLAKE2b of the record before's chain and everything else here
+    shared seq    8, place in the shared log as of this record
+    shared chain  16
+    shared size   4, so many bytes of the operations concern shared entries; they come first
+    operations    each: 1 kind | 16 old tag | 4 key length | key | 4 record length | record
 
-Its sequence number is its LMDB key, 8 bytes big endian, so all integers sort. The old tag is the
-digest leaf that the operation replaced (zeros: none): a replica that held something else at that
-key knows at once that it had diverged. The chain makes a position `(epoch, seq, chain)` name one
-history only.
+Its number in this cluster's log is its LMDB key, 8 bytes big endian, so all integers sort. The old
+tag is the digest leaf that the operation replaced (zeros: none): a replica that held something else
+at that key knows at once that it had diverged.
+
+What travels is the **shared log**: the records of kind SHARED, each one place after the other,
+across promotions too. A position in it `(epoch, seq, chain)` means the same on every member of a
+set, and its chain makes it name one history only. A record of kind JUMP says that the state has
+become that of a position without the records between (a comparison of states has run).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from struct import Struct
 from struct import error as StructError
@@ -21,11 +29,22 @@ from typing import Final, NamedTuple
 from undercroft.errors import Corrupt
 
 CHAIN_BYTES: Final = 16
+DIGEST_BYTES: Final = 16
 NO_TAG: Final = bytes(16)
+FORMAT: Final = 2
+
+# kinds of records
+LOCAL_RECORD: Final = 0
+SHARED_RECORD: Final = 1
+JUMP_RECORD: Final = 2
+
+# kinds of operations
 PUT: Final = 1
 DELETE: Final = 2
+WITHHELD: Final = 3  # on the way to a filtered secondary: the old tag is the operation's digest
 
-_HEAD: Final = Struct(">BQQ16s")
+_HEAD: Final = Struct(">BBQQ16sQ16sI")
+_SHARED_HEAD: Final = Struct(">QQQ16s")
 _OPERATION: Final = Struct(">B16sI")
 _LENGTH: Final = Struct(">I")
 
@@ -54,48 +73,123 @@ def encode_operation(key: bytes, old_tag: bytes, record: bytes | None) -> bytes:
     return head + _LENGTH.pack(0) if record is None else head + _LENGTH.pack(len(record)) + record
 
 
-def chain_of(previous: bytes, epoch: int, seq: int, time_ms: int, body: bytes) -> bytes:
-    head = _HEAD.pack(1, epoch, time_ms, previous) + seq.to_bytes(8, "big")
-    return blake2b(head + body, digest_size=CHAIN_BYTES).digest()
+def digest_operation(encoded: bytes) -> bytes:
+    """What stands for an operation in the shared chain, and in its place when it is withheld."""
+    return blake2b(encoded, digest_size=DIGEST_BYTES).digest()
 
 
-def encode_record(after: Position, epoch: int, time_ms: int, body: bytes) -> tuple[Position, bytes]:
-    """The record that follows `after`, and the position it makes."""
-    seq = after.seq + 1
-    chain = chain_of(after.chain, epoch, seq, time_ms, body)
-    return Position(epoch, seq, chain), _HEAD.pack(1, epoch, time_ms, chain) + body
+def encode_withheld(digest: bytes) -> bytes:
+    return _OPERATION.pack(WITHHELD, digest, 0) + _LENGTH.pack(0)
+
+
+def operations_of(body: bytes) -> Iterator[tuple[int, bytes, bytes, bytes, bytes]]:
+    """Kind, old tag, key, record and the operation as encoded. Raises Corrupt for what does not
+    parse to its very end.
+    """
+    at, end = 0, len(body)
+    while at < end:
+        start = at
+        try:
+            kind, old_tag, key_size = _OPERATION.unpack_from(body, at)
+            at += _OPERATION.size
+            key = body[at : at + key_size]
+            at += key_size
+            (size,) = _LENGTH.unpack_from(body, at)
+        except StructError:
+            raise Corrupt("a log record is cut short") from None
+        at += _LENGTH.size
+        record = body[at : at + size]
+        at += size
+        if at > end or kind not in (PUT, DELETE, WITHHELD) or (kind != PUT and size):
+            raise Corrupt("a log record does not parse")
+        yield kind, old_tag, key, record, body[start:at]
+
+
+def shared_chain_of(after: Position, epoch: int, time_ms: int, digests: Iterable[bytes]) -> bytes:
+    """The chain of the shared record that follows `after`."""
+    head = _SHARED_HEAD.pack(epoch, after.seq + 1, time_ms, after.chain)
+    return blake2b(head + b"".join(digests), digest_size=CHAIN_BYTES).digest()
+
+
+class SharedRecord(NamedTuple):
+    """One place of the shared log, as it travels: `body` holds operations on shared entries."""
+
+    epoch: int
+    seq: int
+    time_ms: int
+    chain: bytes
+    body: bytes
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.seq, self.chain)
+
+    def encode(self) -> bytes:
+        return _SHARED_HEAD.pack(*self[:4]) + self.body
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "SharedRecord":
+        """Raises Corrupt."""
+        if len(raw) < _SHARED_HEAD.size:
+            raise Corrupt("a shared record is cut short")
+        return cls._make((*_SHARED_HEAD.unpack_from(raw), raw[_SHARED_HEAD.size :]))
 
 
 class Record(NamedTuple):
     """A record, its operations not yet parsed."""
 
+    kind: int
     epoch: int
     time_ms: int
     chain: bytes
+    shared_seq: int
+    shared_chain: bytes
+    shared_size: int
     body: bytes
 
+    @property
+    def shared(self) -> Position:
+        """The position in the shared log as of this record."""
+        return Position(self.epoch, self.shared_seq, self.shared_chain)
+
+    def shared_record(self) -> SharedRecord:
+        """What of it travels; only for the kind SHARED."""
+        return SharedRecord(
+            self.epoch,
+            self.shared_seq,
+            self.time_ms,
+            self.shared_chain,
+            self.body[: self.shared_size],
+        )
+
     def operations(self) -> Iterator[Operation]:
-        """Raises Corrupt when the body does not parse to its very end."""
-        body, at, end = self.body, 0, len(self.body)
-        while at < end:
-            try:
-                kind, old_tag, key_size = _OPERATION.unpack_from(body, at)
-                at += _OPERATION.size
-                key = body[at : at + key_size]
-                at += key_size
-                (size,) = _LENGTH.unpack_from(body, at)
-            except StructError:
-                raise Corrupt("a log record is cut short") from None
-            at += _LENGTH.size
-            record = body[at : at + size]
-            at += size
-            if at > end or kind not in (PUT, DELETE) or (kind == DELETE and size):
-                raise Corrupt("a log record does not parse")
-            yield Operation(key, old_tag, None if kind == DELETE else record)
+        """All of them but those withheld. Raises Corrupt."""
+        for kind, old_tag, key, record, _ in operations_of(self.body):
+            if kind != WITHHELD:
+                yield Operation(key, old_tag, record if kind == PUT else None)
+
+    def chained(self, previous: bytes, seq: int) -> bytes:
+        """The chain that this record should have as number `seq`, after the chain of the last."""
+        hashed = blake2b(_HEAD.pack(FORMAT, *self[:3], previous, *self[4:7]), digest_size=16)
+        hashed.update(seq.to_bytes(8, "big"))
+        hashed.update(self.body)
+        return hashed.digest()
+
+    def encode(self) -> bytes:
+        return _HEAD.pack(FORMAT, *self[:7]) + self.body
+
+
+def follow(
+    after: Position, kind: int, shared: Position, time_ms: int, shared_size: int, body: bytes
+) -> tuple[Position, bytes]:
+    """The record that follows `after` in a cluster's own log, and the position it makes."""
+    seq = after.seq + 1
+    draft = Record(kind, shared.epoch, time_ms, b"", shared.seq, shared.chain, shared_size, body)
+    chain = draft.chained(after.chain, seq)
+    return Position(shared.epoch, seq, chain), draft._replace(chain=chain).encode()
 
 
 def decode_record(raw: bytes) -> Record:
-    if len(raw) < _HEAD.size or raw[0] != 1:
+    if len(raw) < _HEAD.size or raw[0] != FORMAT or raw[1] > JUMP_RECORD:
         raise Corrupt("a log record has an unknown format")
-    _, epoch, time_ms, chain = _HEAD.unpack_from(raw)
-    return Record(epoch, time_ms, chain, raw[_HEAD.size :])
+    return Record._make((*_HEAD.unpack_from(raw)[1:], raw[_HEAD.size :]))

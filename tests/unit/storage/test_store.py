@@ -17,7 +17,14 @@ from undercroft.storage.keys import LOCAL, OWN, SYSTEM, key
 from undercroft.storage.store import Retention, Trimmed
 from undercroft.storage.verify import problems
 from undercroft.storage.view import Decoded, Space
-from undercroft.storage.wal import NO_TAG, decode_record, encode_operation, encode_record
+from undercroft.storage.wal import (
+    LOCAL_RECORD,
+    NO_TAG,
+    START,
+    decode_record,
+    encode_operation,
+    follow,
+)
 
 NAMES = st.one_of(
     st.sampled_from(["a", "a/b", "a/b/c", "a-b", "a//c", "b", "é", "a" * 600, "a" * 600 + "/x"]),
@@ -248,7 +255,8 @@ def test_a_last_record_that_another_history_has_is_refused(tmp_path: Path) -> No
     store = open_store(tmp_path)
     before = write(store, {"a": b"1"})
     after = write(store, {"b": b"1"})
-    _, foreign = encode_record(before, 1, 1, encode_operation(b"s" + MOUNT + b"b", NO_TAG, None))
+    operation = encode_operation(b"l" + MOUNT + b"b", NO_TAG, None)
+    _, foreign = follow(before, LOCAL_RECORD, START, 1, 0, operation)
     with store.env.begin(store.wal, write=True) as txn:
         txn.put(after.seq.to_bytes(8, "big"), foreign)
     store.close()
