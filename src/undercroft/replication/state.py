@@ -13,7 +13,7 @@ from undercroft.errors import Corrupt
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol.ports import Slice
 from undercroft.storage import log
-from undercroft.storage.digest import Delta, DigestTree, bucket_of
+from undercroft.storage.digest import Delta, bucket_of
 from undercroft.storage.keys import LONG_KEY_BYTES, SHARED
 from undercroft.storage.record import full_key_of, tag_of
 from undercroft.storage.store import Store
@@ -40,7 +40,7 @@ class StoreState:
         self._position = extent.shared
 
     def advance(self, limit: int = 1 << 30) -> bool:
-        """Follow the log by up to `limit` records. Answers whether there is more. Raises Corrupt."""
+        """Follow the log, `limit` records at most. Answers whether there is more. Raises Corrupt."""
         store = self.store
         with store.snapshot() as view:
             extent = log.load_extent(view.txn, store.meta)
