@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from undercroft.barrier.aead import NotOpened
-from undercroft.barrier.keyring import Keyring
+from undercroft.barrier.keyring import Keyring, KeyTerm
 from undercroft.barrier.seal_store import (
+    TERM_KEY,
     RotationPolicy,
     StoredKeyring,
     open_keyring,
@@ -72,8 +73,13 @@ class Renewal:
     def policy(self, view: Snapshot) -> RotationPolicy:
         return self._stored(view).rotation
 
-    def due(self, view: Snapshot, now_ms: int) -> Callable[[Transaction, int], None] | None:
-        """The change that is due now: a rotation, or the count; None while sealed, too."""
+    def due(
+        self, view: Snapshot, now_ms: int, *, may_rotate: bool = True
+    ) -> Callable[[Transaction, int], None] | None:
+        """The change that is due now: a rotation, or the count; None while sealed, too.
+
+        A secondary may not rotate: its primary does.
+        """
         keyring = self.keyring
         if keyring is None:
             return None
@@ -81,7 +87,7 @@ class Renewal:
             self._saved_ms = now_ms
         stored = self._stored(view)
         if _is_worn(keyring, stored.rotation, now_ms):
-            return self.rotate
+            return self.rotate if may_rotate else None
         unsaved = keyring.encryptions - stored.encryptions
         late = unsaved > 0 and now_ms - self._saved_ms >= SAVE_MS
         return self.save_count if late or unsaved >= SAVE_COUNT else None
@@ -89,10 +95,29 @@ class Renewal:
     # what changes
 
     def rotate(self, tx: Transaction, now_ms: int) -> None:
-        """Add a term: from the commit on, everything is written under it. Raises Sealed."""
+        """Add a term: from the commit on, everything is written under it. Raises Sealed.
+
+        The number is a shared entry too: so it is the primary of a replication set that rotates.
+        """
         stored, root_key = self._stored(tx), self.opened().root_key
         keyring = stored.keyring(root_key).rotated(now_ms)
+        tx.put(TERM_KEY, msgspec.msgpack.encode(keyring.active.term))
         changed = msgspec.structs.replace(stored, terms=keyring.terms, encryptions=0)
+        write_keyring(tx, changed, root_key)
+        tx.after_commit.append(lambda: self._rotated(keyring))
+
+    def adopt(
+        self, tx: Transaction, terms: tuple[KeyTerm, ...], alternates: tuple[KeyTerm, ...]
+    ) -> None:
+        """Take over the terms of the primary of our replication set. Raises Sealed."""
+        stored, root_key = self._stored(tx), self.opened().root_key
+        before = stored.keyring(root_key)
+        keyring = before.adopted(terms, alternates)
+        if (keyring.terms, keyring.alternates) == (before.terms, before.alternates):
+            return
+        changed = msgspec.structs.replace(
+            stored, terms=keyring.terms, alternates=keyring.alternates, encryptions=0
+        )
         write_keyring(tx, changed, root_key)
         tx.after_commit.append(lambda: self._rotated(keyring))
 

@@ -337,9 +337,11 @@ class SealManager:
 
     # rotation
 
-    def maintain(self, view: Snapshot, now_ms: int) -> Callable[[Transaction, int], None] | None:
+    def maintain(
+        self, view: Snapshot, now_ms: int, *, may_rotate: bool = True
+    ) -> Callable[[Transaction, int], None] | None:
         """What the writer should commit now, asked now and then; None: nothing."""
-        return self.renewal.due(view, now_ms)
+        return self.renewal.due(view, now_ms, may_rotate=may_rotate)
 
     # what a commit brings about
 

@@ -16,12 +16,13 @@ import msgspec
 from undercroft.barrier.aead import unwrap, wrap
 from undercroft.barrier.keyring import Keyring, KeyTerm
 from undercroft.errors import Corrupt
-from undercroft.storage.keys import OWN, SYSTEM, key
+from undercroft.storage.keys import OWN, SHARED, SYSTEM, key
 from undercroft.storage.view import Snapshot, Transaction
 
 CONFIG_KEY: Final = key(OWN, SYSTEM, "seal-config")
 ROOT_KEY_KEY: Final = key(OWN, SYSTEM, "root-key")
 KEYRING_KEY: Final = key(OWN, SYSTEM, "keyring")
+TERM_KEY: Final = key(SHARED, SYSTEM, "keyring-term")  # the number of the last term, to be followed
 RECOVERY_KEY: Final = key(OWN, SYSTEM, "recovery-key")
 
 # AES-GCM with random nonces is good for 2^32 messages a key; Vault stops at nine tenths of that.
@@ -60,12 +61,15 @@ class StoredKeyring(msgspec.Struct, frozen=True):
     terms: tuple[KeyTerm, ...]
     encryptions: int = 0
     rotation: RotationPolicy = RotationPolicy()
+    alternates: tuple[KeyTerm, ...] = ()
 
     def __repr__(self) -> str:
         return f"<StoredKeyring terms={len(self.terms)}>"
 
     def keyring(self, root_key: bytes) -> Keyring:
-        return Keyring(self.terms, root_key, encryptions=self.encryptions)
+        return Keyring(
+            self.terms, root_key, encryptions=self.encryptions, alternates=self.alternates
+        )
 
 
 def read_config(view: Snapshot) -> SealConfig | None:

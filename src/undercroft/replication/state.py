@@ -40,7 +40,7 @@ class StoreState:
         self._position = extent.shared
 
     def advance(self, limit: int = 1 << 30) -> bool:
-        """Follow the log, `limit` records at most. Answers whether there is more. Raises Corrupt."""
+        """Follow the log, `limit` records at most. Answers whether there is more."""
         store = self.store
         with store.snapshot() as view:
             extent = log.load_extent(view.txn, store.meta)
@@ -170,4 +170,8 @@ class StoreState:
         keyring: Keyring | None = self.store.keyring
         if keyring is None:
             raise Corrupt("there is no keyring")
-        return tuple((t.term, t.key, t.installed_ms) for t in keyring.terms), ()
+        terms, alternates = (
+            tuple((t.term, t.key, t.installed_ms) for t in some)
+            for some in (keyring.terms, keyring.alternates)
+        )
+        return terms, alternates
