@@ -117,7 +117,7 @@ class CopySink:
         self._flush()
         with self.store.snapshot() as view:
             cursor = view.txn.cursor(self.store.data)
-            behind = head[:-1] + bytes((head[-1] + 1,)) if head[-1] < 255 else head + b"\xff" * 500
+            behind = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
             found = cursor.set_range(behind)
             found = cursor.prev() if found else cursor.last()
             return cursor.key() if found and cursor.key().startswith(head) else None
