@@ -45,6 +45,7 @@ from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount
 from undercroft.request.policies import PolicyStore
 from undercroft.request.tokens import Limits, TokenStore
 from undercroft.storage.directory import locked_directory, memory_directory
+from undercroft.storage.location import clean, location, name_of
 from undercroft.storage.store import Retention, Store
 from undercroft.storage.view import Transaction
 
@@ -143,10 +144,12 @@ async def _writer(node: Node) -> None:
         replication.logshipper_buffer_size,
         replication.log_retention_age,
     )
-    store = Store.open(node.directory, writable=True, durable=node.durable, retention=retention)
+    path = location(node.directory)
+    store = Store.open(path, writable=True, durable=node.durable, retention=retention)
+    clean(node.directory)
     if store.digests_rebuilt:
         log.warn("the stored digests were damaged and have been made anew: check the disk")
-    writer = Writer(store, services, loop)
+    writer = Writer(store, services, loop, directory=node.directory, stop=stop.set)
     seal = SealManager(
         node.settings.seal,
         on_keyring=lambda keyring: _on_keyring(writer, keyring),
@@ -166,6 +169,7 @@ async def _writer(node: Node) -> None:
     _settle_collector()
     await stop.wait()
     server.close()
+    await writer.farewell()
     store.close()
 
 
@@ -233,7 +237,15 @@ async def _worker(node: Node, index: int) -> None:
     stop = _stop_event(loop)
     stopping = asyncio.ensure_future(stop.wait())
     services = build_services(node)
-    worker = Worker(await _open_for_reading(node), services, node.writer_path)
+    store = await _open_for_reading(node)
+    worker = Worker(
+        store,
+        services,
+        node.writer_path,
+        store_name=name_of(node.directory, Path(store.env.path())),
+        open_store=partial(_open_named, node),
+    )
+    del store  # the worker may go on to another one
     connecting = asyncio.ensure_future(worker.connect())
     await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
     listeners = [
@@ -255,11 +267,15 @@ async def _open_for_reading(node: Node) -> Store:
     deadline = time.monotonic() + 30
     while True:
         try:
-            return Store.open(node.directory, writable=False, durable=node.durable)
+            return Store.open(location(node.directory), writable=False, durable=node.durable)
         except UndercroftError:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.01)
+
+
+def _open_named(node: Node, name: str) -> Store:
+    return Store.open(node.directory / name, writable=False, durable=node.durable)
 
 
 # both

@@ -1,4 +1,4 @@
-"""Named steps of a commit, or of a swap of stores, at which tests make a process die or a call fail.
+"""Named steps of a commit or of a swap of stores at which tests make a process die or a call fail.
 
 `UNDERCROFT_FAULT=step:action[:count]` in the environment, `action` being `kill` (kill -9 of this
 process) or `error` (an OSError of EIO), at the count-th time that the step is reached. Without the
