@@ -7,21 +7,26 @@ revocation or a changed filter takes effect here by the same commit as everywher
 
 import asyncio
 import os
-import shutil
 import socket
-import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from undercroft.barrier.keyring import Keyring
 from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
-from undercroft.errors import UndercroftError
-from undercroft.node.frames import AskPrimary, Report, State
+from undercroft.errors import Unavailable, UndercroftError
+from undercroft.node.frames import (
+    Answer,
+    AskPrimary,
+    PrimaryAnswered,
+    Report,
+    State,
+    failure_of,
+)
 from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority
@@ -40,6 +45,7 @@ log = get_logger("replicator")
 
 _REPORT_SECONDS: Final = 0.05  # at most so often
 _TICK_SECONDS: Final = 1.0
+_FENCED_ABOVE: Final = "the primary's epoch is over: use update-primary with a token of the new one"
 
 
 class Replicator:
@@ -52,8 +58,11 @@ class Replicator:
         socket_path: str,
         directory: Path,
         sockets: Sequence[socket.socket],
-        open_store: Any,
+        *,
+        store_name: str,
+        open_store: Callable[[str], Store],
     ) -> None:
+        """`sockets` are the cluster port's; `open_store` opens a store of the node by its name."""
         self.store = store
         self.services = services
         self.clock: Clock = SystemClock()
@@ -70,7 +79,7 @@ class Replicator:
         self._refreshing = asyncio.Lock()
         self._report_at = 0.0
         self._reporting = False
-        self._store_name = ""
+        self._store_name = store_name
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -114,15 +123,17 @@ class Replicator:
 
     def _reopen(self, name: str) -> None:
         """The node has switched to another store."""
-        if self._store_name or name:
-            keyring = self.store.keyring
-            self._stop_services()
-            self.store = self._open_store()
-            self.store.set_keyring(keyring)
-            self._state = None
-            self.services.mounts.forget()
-            self.services.policies.forget()
+        self._stop_services()
+        try:
+            self.store = self._open_store(name)
+        except UndercroftError as error:
+            log.error("cannot open the new store", error=error.message, hint=error.hint)
+            os._exit(1)  # the next process finds its store by itself
         self._store_name = name
+        self._state = None
+        self.services.audit.forget()
+        self.services.mounts.forget()
+        self.services.policies.forget()
 
     def on_committed(self) -> None:
         if self._state is None:
@@ -142,9 +153,6 @@ class Replicator:
             self._following.ask(frame)
 
     def _no_primary(self, frame: AskPrimary) -> None:
-        from undercroft.errors import Unavailable
-        from undercroft.node.frames import Answer, PrimaryAnswered, failure_of
-
         failure = failure_of(
             Unavailable(
                 "this secondary has no primary (it is detached); nothing was applied",
@@ -205,12 +213,17 @@ class Replicator:
         following = self._following
         copying = role.mode == BOOTSTRAPPING
         if following is not None:
-            same = wanted is not None and copying == (following.copy is not None) and (
-                wanted.secondary_id,
-                wanted.credentials.authority,
-            ) == (
-                following.upstream.secondary_id,
-                following.upstream.credentials.authority,
+            same = (
+                wanted is not None
+                and copying == (following.copy is not None)
+                and (
+                    wanted.secondary_id,
+                    wanted.credentials.authority,
+                )
+                == (
+                    following.upstream.secondary_id,
+                    following.upstream.credentials.authority,
+                )
             )
             if same and wanted is not None:
                 following.upstream = wanted  # new addresses, a renewed certificate
@@ -271,7 +284,7 @@ class Replicator:
             return
         following.stop()
         self._following = None
-        self.link.switch()
+        self.link.switch(stage(self._directory))
 
     # status
 
@@ -317,7 +330,11 @@ class Replicator:
             status,
             state=session.state if session is not None else IDLE,
             state_reason=following.reason
-            or ("the primary is fenced by a newer epoch: use update-primary" if following.newer else ""),
+            or (
+                "the primary is fenced by a newer epoch: use update-primary"
+                if following.newer
+                else ""
+            ),
             state_since_ms=following.since_ms,
             connection_state=following.connection,
             last_start_ms=following.started_ms,

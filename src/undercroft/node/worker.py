@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
+from weakref import WeakSet
 
 import msgspec
 
@@ -28,6 +29,7 @@ from undercroft.node.frames import (
     Execute,
     FromWriter,
     Hello,
+    Leaving,
     State,
     encode,
     error_of,
@@ -88,8 +90,16 @@ class WriterLink(asyncio.Protocol):
                 self._metrics.set("vault.core.in_flight_requests", to=len(self._waiting))
                 if future is not None and not future.done():
                     future.set_result(frame)
-            else:
+            elif isinstance(frame, State):
                 self._on_state(frame)
+            elif isinstance(frame, Leaving):
+                self._take_leave()
+
+    def _take_leave(self) -> None:
+        """The writer ends by itself: from now on 503; what it was sent it answers before."""
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            transport.write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         """What was sent may or may not have been committed: say so, never pretend."""
@@ -138,8 +148,15 @@ class Worker:
         services: Services,
         socket_path: str,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        store_name: str,
+        open_store: Callable[[str], Store],
     ) -> None:
+        """`open_store` opens a store of the node by its name (`location.name_of`)."""
         self.store = store
+        self._store_name = store_name
+        self._open_store = open_store
+        self._left: WeakSet[Store] = WeakSet()  # stores left behind that a thread still reads
         self.services = services
         self.pipeline = Pipeline(services)
         self.link = WriterLink(
@@ -159,18 +176,52 @@ class Worker:
 
     def _on_state(self, frame: State) -> None:
         self.services.state = frame.state
+        has_switched = frame.store != self._store_name
+        if has_switched:
+            self._switch_store(frame.store)
         if frame.keyring:
             self.store.set_keyring(Keyring.deserialize(frame.keyring))
             self.services.audit.activate()
+            if has_switched and self.services.audit.active:
+                with self.store.snapshot() as view:  # requests that are under way are audited too
+                    self.services.audit.refresh(view)
         else:
-            secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
-            self.store.set_keyring(None)
+            secrets = self._drop_keyrings()
             self.services.audit.forget()
             self.services.mounts.forget()
             self.services.policies.forget()
             scrub(secrets)
             self.link.tell(Dropped(frame.serial))
         self._ready.set()
+
+    def _drop_keyrings(self) -> list[bytes]:
+        """Of the store in use and of those left behind; answers their keys, to be overwritten."""
+        secrets: list[bytes] = []
+        for store in (self.store, *self._left):
+            if store.keyring is not None:
+                secrets += store.keyring.secrets()
+                store.set_keyring(None)
+        return secrets
+
+    def _switch_store(self, name: str) -> None:
+        """Read another store from the next request on.
+
+        The old one is not closed here: a view of it may still be open in a thread. It ends with the
+        last of them, and nothing else refers to it.
+        """
+        try:
+            store = self._open_store(name)
+        except UndercroftError as error:
+            # What the old one holds is no longer true. The next process finds its store by itself.
+            log.error("cannot open the new store", error=error.message, hint=error.hint)
+            os._exit(1)
+        self._left.add(self.store)
+        self.store, self._store_name = store, name
+        # Generations of two stores have nothing to do with each other.
+        self.services.audit.forget()
+        self.services.mounts.forget()
+        self.services.policies.forget()
+        log.info("reading another store", store=name)
 
     def _keyring_to_offer(self) -> bytes:
         keyring = self.store.keyring
@@ -222,7 +273,7 @@ class Worker:
             admitted = self.pipeline.admit(request, view, now_ms, facts)
             handler = admitted.handler
             if handler.prepare is not None:
-                return self._later(self._prepare(admitted, facts, now_ms))
+                return self._later(self._prepare(admitted, facts, now_ms, self.store))
             response = self.pipeline.run(admitted)
         if auditor.active:
             auditor.exchange(request, facts.mount, facts.token, response, now_ms)
@@ -243,14 +294,16 @@ class Worker:
     def _later(self, work: Coroutine[Any, Any, HttpResponse]) -> "asyncio.Future[HttpResponse]":
         return asyncio.ensure_future(work)
 
-    async def _prepare(self, admitted: Admitted, facts: Facts, now_ms: int) -> HttpResponse:
+    async def _prepare(
+        self, admitted: Admitted, facts: Facts, now_ms: int, store: Store
+    ) -> HttpResponse:
         """Slow work in a thread over a view of its own, then the writer (DESIGN idea 8)."""
         call = admitted.call
         prepare = admitted.handler.prepare
         assert prepare is not None
 
         def in_thread() -> bytes:
-            with self.store.snapshot() as view:
+            with store.snapshot() as view:
                 call.view = view
                 return _encode_prepared(prepare(call))
 

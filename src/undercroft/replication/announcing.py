@@ -10,8 +10,8 @@ from typing import Final
 from undercroft.observe.logs import get_logger
 from undercroft.replication import changes
 from undercroft.replication.following import dial
-from undercroft.replication.link import SessionLink
 from undercroft.replication.lineage import Lineage
+from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.secondary import SecondarySession
 from undercroft.replication.role import Announcement
