@@ -18,6 +18,7 @@ from undercroft.storage.keys import HEAD_BYTES, OWN, SHARED, SYSTEM, stored_key
 from undercroft.storage.record import parse_head, tag_of
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import (
+    CORRECTION,
     DELETE,
     JUMP_RECORD,
     LOCAL_RECORD,
@@ -28,6 +29,7 @@ from undercroft.storage.wal import (
     Position,
     SharedRecord,
     digest_operation,
+    encode_correction,
     encode_operation,
     follow,
     operations_of,
@@ -122,6 +124,13 @@ class _Plan:
             body = self.shared if key[:1] == SHARED else self.local
             body.append(encode_operation(key, old_tag, record))
 
+    def correct(self, key: bytes, actual: bytes, believed: bytes) -> None:
+        """A shared entry was not what the record replaces: whoever rolls the digests forward from
+        the log, where the operation stands as it came, must know the leaf that it really replaced.
+        """
+        self.differing += 1
+        self.local.append(encode_correction(key, actual, believed))
+
     def add_shared(self, tx: Transaction, key: bytes, record: bytes | None) -> bytes:
         """A shared entry as another cluster has it. Answers the leaf that it replaces."""
         old = tx.stored_raw(key)
@@ -199,12 +208,12 @@ class Batch:
             if kind == WITHHELD:
                 digests.append(old_tag)
                 continue
-            if key[:1] != SHARED or len(key) < HEAD_BYTES:
+            if kind == CORRECTION or key[:1] != SHARED or len(key) < HEAD_BYTES:
                 raise Corrupt("a replicated record changes what is not shared")
             digests.append(digest_operation(encoded))
-            new = None if kind == DELETE else value
-            if plan.add_shared(tx, key, new) != old_tag:
-                plan.differing += 1
+            actual = plan.add_shared(tx, key, None if kind == DELETE else value)
+            if actual != old_tag:
+                plan.correct(key, actual, old_tag)
         chain = shared_chain_of(self.shared, record.epoch, record.time_ms, digests)
         if chain != record.chain:
             raise Corrupt("a replicated record is not what its chain says")
