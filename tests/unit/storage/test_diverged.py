@@ -1,23 +1,27 @@
-"""The shared log: what one store has written, another applies under the very same positions."""
-
-from collections.abc import Callable, Iterator
-from pathlib import Path
+"""A replica that is not what the next record replaces: it is told, and is right afterwards."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.storage.stores import MOUNT, change, contents, open_store, write
+from tests.unit.storage.shared import (
+    Opener,
+    assert_same,
+    assert_sound,
+    committed,
+    diverge,
+    follow,
+    records_after,
+    shared_entries,
+)
+from tests.unit.storage.stores import MOUNT, contents, open_store, write
 from undercroft.storage.batch import Batch
 from undercroft.storage.keys import LOCAL
-from undercroft.storage.store import Store
-from undercroft.storage.verify import problems
 from undercroft.storage.view import Space
 from undercroft.storage.wal import (
     CORRECTION,
     NO_TAG,
     START,
-    Position,
     SharedRecord,
     decode_record,
     operations_of,
@@ -25,79 +29,6 @@ from undercroft.storage.wal import (
 
 NAMES = st.sampled_from(["a", "b", "c/d", "long/" + "x" * 500])
 CHANGES = st.dictionaries(NAMES, st.none() | st.binary(max_size=8), min_size=1, max_size=4)
-
-Opener = Callable[..., Store]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Opener]:
-    """Opens a store by name, again after it was closed; all are closed in the end."""
-    stores: list[Store] = []
-
-    def opener(name: str, **options: object) -> Store:
-        stores.append(open_store(tmp_path / name, **options))
-        return stores[-1]
-
-    yield opener
-    for store in stores:
-        store.close()
-
-
-def committed(store: Store, step: Callable[[Batch], int | None]) -> int | None:
-    """One step in a commit of its own; what fails leaves nothing."""
-    batch = store.batch()
-    try:
-        result = step(batch)
-        batch.commit()
-    except BaseException:
-        batch.abort()
-        raise
-    return result
-
-
-def records_after(store: Store, after: Position) -> list[SharedRecord]:
-    return [record for _, record in store.shared_log(after)]
-
-
-def apply(store: Store, records: list[SharedRecord]) -> int:
-    """All of them in one commit. Answers how many of their entries had diverged."""
-    return (
-        committed(store, lambda b: sum(b.accept_shared(r, b.transaction()) for r in records)) or 0
-    )
-
-
-def follow(replica: Store, origin: Store) -> int:
-    return apply(replica, records_after(origin, replica.extent.shared))
-
-
-def diverge(store: Store, changes: dict[str, bytes | None]) -> None:
-    """Shared entries change and no position does: a replica that is no longer what it was."""
-    scratch = store.batch()
-    tx = scratch.transaction()
-    change(tx, changes)
-    scratch.abort()
-    committed(store, lambda b: b.accept_entries(tx.writes.items(), b.transaction()))
-
-
-def shared_entries(store: Store) -> dict[bytes, bytes]:
-    with store.snapshot() as view:
-        return {k: v for k, v in view.entries_of(store.data) if k[:1] == b"s"}
-
-
-def assert_sound(store: Store) -> None:
-    """The tree in memory, and the one that a start would make, are those of the entries."""
-    with store.env.begin() as txn:
-        assert store.digests.same_as(store.recompute(txn))
-    assert problems(store) == []
-
-
-def assert_same(replica: Store, origin: Store) -> None:
-    assert replica.extent.shared == origin.extent.shared
-    assert shared_entries(replica) == shared_entries(origin)
-    assert replica.digests.root(b"s") == origin.digests.root(b"s")
-
-
-# a replica that had diverged
 
 
 @pytest.mark.parametrize("mine", [{"a": b"mine"}, {"a": None}, {"b": b"mine"}])
