@@ -22,7 +22,7 @@ from undercroft.barrier.shares import parse_share
 from undercroft.errors import StorageFailed
 from undercroft.node.frames import Decoder, FromWriter, Hello, Switch, Switched, encode
 from undercroft.storage.keys import LOCAL, SYSTEM, key
-from undercroft.storage.location import location, stage
+from undercroft.storage.location import discard_staging, location, stage
 from undercroft.storage.store import Store
 from undercroft.storage.verify import verify
 
@@ -340,6 +340,7 @@ def test_a_store_that_this_node_could_not_open_is_refused_and_nothing_changes(
         assert refused is not None
         assert "does not open with the keys of this node" in refused.message
 
+        discard_staging(data)
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         copy_to_staging(data).joinpath("data.mdb").rename(elsewhere / "data.mdb")
