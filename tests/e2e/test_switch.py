@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import pytest
 
 from tests.support.undercroft import Undercroft, disk_server, restart, until
 from undercroft.barrier import shamir
@@ -317,6 +318,47 @@ def test_a_server_killed_right_after_the_switch_starts_on_the_new_store(tmp_path
         ask_writer(data, Switch(str(staged)))
         server.kill()
         restart(server, tmp_path)
+        with contextlib.closing(Line(server)) as line:
+            assert line.value("a") == "before"
+
+
+@pytest.mark.parametrize(("step", "served"), [("renamed", "after"), ("pointed", "before")])
+def test_a_writer_killed_within_the_switch_is_replaced_on_the_old_store_or_on_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, served: str
+) -> None:
+    data = tmp_path / "data"
+    monkeypatch.setenv("UNDERCROFT_FAULT", f"{step}:kill")
+    with disk_server(tmp_path, CONFIG) as server:
+        mount_kv(server, "secret")
+        put(server, "a", "before")
+        staged = copy_to_staging(data)
+        put(server, "a", "after")
+        writer = server.children()["writer"]
+        with a_line_to_every_worker(server) as lines:
+            with pytest.raises((AssertionError, ConnectionError)):  # it never answers
+                ask_writer(data, Switch(str(staged)))
+            until(lambda: is_done(server, writer), server)
+            assert {line.value("a") for line in lines} == {served}
+            assert lines[0].ask("POST", "secret/data/b", {"data": {"v": "1"}})[0] == 200
+        assert not staged.exists()
+        assert server.stop() == 0
+    assert list(verify(data)) == []
+
+
+def test_a_switch_that_could_not_be_synced_is_gone_through_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pointer names the new store already: whoever starts now would open that one."""
+    data = tmp_path / "data"
+    monkeypatch.setenv("UNDERCROFT_FAULT", "pointed:error")
+    with disk_server(tmp_path) as server:
+        mount_kv(server, "secret")
+        put(server, "a", "before")
+        staged = copy_to_staging(data)
+        put(server, "a", "after")
+        writer = server.children()["writer"]
+        assert ask_writer(data, Switch(str(staged))) == Switched("store-2")
+        until(lambda: is_done(server, writer), server)
         with contextlib.closing(Line(server)) as line:
             assert line.value("a") == "before"
 

@@ -157,6 +157,7 @@ class Worker:
         self._store_name = store_name
         self._open_store = open_store
         self._left: WeakSet[Store] = WeakSet()  # stores left behind that a thread still reads
+        self._left_secrets: list[bytes] = []  # of all of them: a seal must overwrite these too
         self.services = services
         self.pipeline = Pipeline(services)
         self.link = WriterLink(
@@ -196,11 +197,11 @@ class Worker:
 
     def _drop_keyrings(self) -> list[bytes]:
         """Of the store in use and of those left behind; answers their keys, to be overwritten."""
-        secrets: list[bytes] = []
+        secrets, self._left_secrets = self._left_secrets, []
+        if self.store.keyring is not None:
+            secrets = list({*secrets, *self.store.keyring.secrets()})
         for store in (self.store, *self._left):
-            if store.keyring is not None:
-                secrets += store.keyring.secrets()
-                store.set_keyring(None)
+            store.set_keyring(None)
         return secrets
 
     def _switch_store(self, name: str) -> None:
@@ -216,6 +217,8 @@ class Worker:
             log.error("cannot open the new store", error=error.message, hint=error.hint)
             os._exit(1)
         self._left.add(self.store)
+        if self.store.keyring is not None:
+            self._left_secrets = list({*self._left_secrets, *self.store.keyring.secrets()})
         self.store, self._store_name = store, name
         # Generations of two stores have nothing to do with each other.
         self.services.audit.forget()
