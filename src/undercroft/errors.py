@@ -109,3 +109,7 @@ class AuditFailed(UndercroftError):
 
 class ReadOnly(Exception):  # control flow, not a failure
     """A handler wrote through a read-only view: run the request one hop up (DESIGN idea 2)."""
+
+
+class NeedsPrimary(Exception):  # control flow, not a failure
+    """A handler of a secondary wrote shared data: the primary of the set must run the request."""

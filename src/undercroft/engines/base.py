@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
+from undercroft.replication.status import ReplicationStatus
 from undercroft.request.model import Auth, Operation, Request, Response
 from undercroft.storage.view import Snapshot, Space
 
@@ -74,6 +75,7 @@ class Services:
     metrics: "Metrics"
     audit: "Auditor"
     seal: "SealManager | None" = None  # in the writer only
+    replication: ReplicationStatus = field(default_factory=ReplicationStatus)
     engines: Mapping[str, "Engine"] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""The frames between the processes of a node: what a worker and the writer tell each other.
+"""The frames between the processes of a node: what worker, replicator and writer tell each other.
 
 Each frame is a 4-byte big-endian length and a MessagePack array whose first element names its type.
 Sans I/O: bytes in, frames out.
@@ -11,7 +11,11 @@ import msgspec
 
 from undercroft.errors import Internal, Unavailable, UndercroftError
 from undercroft.node.state import NodeState
+from undercroft.replication.changes import Change
+from undercroft.replication.status import ReplicationStatus
 from undercroft.request.model import Request, Response
+from undercroft.request.vouched import Vouched
+from undercroft.storage.wal import START, Position
 
 FRAME_BYTES_MAX: Final = 256 * 1024 * 1024  # a 32 MiB body, and an answer that carries it
 _LENGTH: Final = Struct(">I")
@@ -22,6 +26,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     pid: int
     keyring: bytes = b""
+    replicator: bool = False
 
     def __repr__(self) -> str:
         return f"<Hello pid={self.pid}>"
@@ -66,6 +71,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=5):
     response: Response | None = None
     data: bytes = b""
     error: "Failure | None" = None
+    position: Position = START  # of the shared log, as of its commit
 
     def __repr__(self) -> str:
         return f"<Answer {self.id}>"
@@ -78,6 +84,64 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     message: str
     hint: str = ""
     retry_after_seconds: int = 1
+
+
+class Commit(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """From the replicator: make this change in a transaction (`changes.py`)."""
+
+    id: int
+    change: Change
+
+    def __repr__(self) -> str:
+        return f"<Commit {self.id} {type(self.change).__name__}>"
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """What became of a Commit. `position` is that of the shared log afterwards."""
+
+    id: int
+    position: Position
+    result: int = 0
+    failure: str = ""  # for the log: why nothing was changed
+
+
+class RunVouched(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """From the replicator of a primary: run a call that a secondary vouches for."""
+
+    id: int
+    vouched: Vouched
+
+    def __repr__(self) -> str:
+        return f"<RunVouched {self.id}>"
+
+
+class AskPrimary(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """To the replicator of a secondary: have the primary run this."""
+
+    id: int
+    vouched: Vouched
+
+    def __repr__(self) -> str:
+        return f"<AskPrimary {self.id}>"
+
+
+class PrimaryAnswered(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """What the primary said to it; `arrived`: its write has been applied here."""
+
+    answer: Answer
+    arrived: bool = True
+
+
+class Committed(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """To the replicator: the log has grown."""
+
+    seq: int
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """From the replicator to everybody: how replication is going (`replication/status.py`)."""
+
+    status: ReplicationStatus
 
 
 class Switch(msgspec.Struct, frozen=True, array_like=True, tag=13):
@@ -97,8 +161,8 @@ class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The writer is about to end by itself: send no more, it still answers what it was sent."""
 
 
-FromWorker = Hello | Execute | Dropped | Switch
-FromWriter = State | Answer | Switched | Leaving
+FromWorker = Hello | Execute | Dropped | Commit | RunVouched | PrimaryAnswered | Report | Switch
+FromWriter = State | Answer | Done | AskPrimary | Committed | Report | Switched | Leaving
 
 _encoder: Final = msgspec.msgpack.Encoder()
 

@@ -27,6 +27,7 @@ from undercroft.engines.base import Services
 from undercroft.engines.system.health import remember_version
 from undercroft.errors import InvalidRequest, UndercroftError
 from undercroft.http.listener import Listener
+from undercroft.node.replicator import Replicator
 from undercroft.node.state import CLUSTER_KEY, Cluster, NodeState
 from undercroft.node.supervisor import (
     DRAIN_SECONDS,
@@ -75,6 +76,7 @@ class Node:
     writer_path: str
     started_ms: int
     dev: DevOptions | None
+    cluster_sockets: list[socket.socket]
 
 
 def build_services(node: Node) -> Services:
@@ -278,6 +280,33 @@ def _open_named(node: Node, name: str) -> Store:
     return Store.open(node.directory / name, writable=False, durable=node.durable)
 
 
+# the replicator's process
+
+
+def replicator_main(node: Node) -> None:
+    uvloop.run(_replicator(node))
+
+
+async def _replicator(node: Node) -> None:
+    node.metrics.attach(2 + len(node.listeners[0][1]))
+    stop = _stop_event(asyncio.get_running_loop())
+    services = build_services(node)
+    store = await _open_for_reading(node)
+    replicator = Replicator(
+        store,
+        services,
+        node.writer_path,
+        node.directory,
+        node.cluster_sockets,
+        store_name=name_of(node.directory, Path(store.env.path())),
+        open_store=partial(_open_named, node),
+    )
+    del store  # the replicator may go on to another one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, node, services)
+    _settle_collector()
+    await replicator.run(stop)
+
+
 # both
 
 
@@ -320,16 +349,18 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
             settings,
             directory,
             durable,
-            Metrics(processes=count + 2),
+            Metrics(processes=count + 3),
             listeners,
             writer_socket,
             writer_path,
             time.time_ns() // 1_000_000,
             dev,
+            _cluster_sockets(settings),
         )
         children = [Child("writer", lambda: writer_main(node))]
         for index in range(count):
             children.append(Child(f"worker-{index}", partial(worker_main, node, index)))
+        children.append(Child("replicator", lambda: replicator_main(node)))
         log.info(
             "starting",
             version=__version__,
@@ -349,6 +380,21 @@ def _listen(address: str, count: int) -> list[socket.socket]:
             f"cannot listen on {address}: {error.strerror}",
             hint="another server may be running there; choose another listener address",
         ) from None
+
+
+def _cluster_sockets(settings: Settings) -> list[socket.socket]:
+    """The cluster ports, which only a replicating node needs: one that is taken ends no start."""
+    sockets: list[socket.socket] = []
+    for address in dict.fromkeys(ls.cluster_address for ls in settings.listeners):
+        try:
+            sockets += listen(address, 1)
+        except OSError as error:
+            log.warn(
+                "the cluster port cannot be had: this node cannot be a replication primary",
+                address=address,
+                error=error.strerror or "",
+            )
+    return sockets
 
 
 @contextlib.contextmanager

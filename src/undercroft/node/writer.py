@@ -12,9 +12,10 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -22,15 +23,24 @@ from undercroft.barrier.keyring import Keyring
 from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
 from undercroft.errors import Corrupt, Internal, StorageFailed, Unavailable, UndercroftError
+from undercroft.node.applier import Applier
 from undercroft.node.frames import (
     Answer,
+    AskPrimary,
+    Commit,
+    Committed,
     Decoder,
+    Done,
     Dropped,
     Execute,
     Failure,
     FromWorker,
+    FromWriter,
     Hello,
     Leaving,
+    PrimaryAnswered,
+    Report,
+    RunVouched,
     State,
     Switch,
     Switched,
@@ -39,14 +49,18 @@ from undercroft.node.frames import (
 )
 from undercroft.node.switch import check_staged
 from undercroft.observe.logs import get_logger
+from undercroft.replication.membership import refusal
+from undercroft.replication.role import ROLE_KEY, Role, read_role
+from undercroft.replication.status import ReplicationStatus
 from undercroft.request.model import Response
-from undercroft.request.pipeline import Pipeline
+from undercroft.request.pipeline import Admitted, Elsewhere, Pipeline
 from undercroft.request.work import has_work, work
-from undercroft.storage.batch import Batch
-from undercroft.storage.keys import HEAD_BYTES, TOKENS
+from undercroft.storage.batch import Batch, OutOfOrder
+from undercroft.storage.keys import HEAD_BYTES, SHARED, TOKENS
 from undercroft.storage.location import location, name_of, require_staging, swap
 from undercroft.storage.store import Store
 from undercroft.storage.view import Transaction
+from undercroft.storage.wal import START
 
 log = get_logger("writer")
 
@@ -56,6 +70,13 @@ _TICK_SECONDS: Final = 0.5
 _REAP_MAX: Final = 200
 _FAREWELL_SECONDS: Final = 1.0  # for workers to take their last answers
 _PEER_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
+
+_OUTCOME_UNKNOWN: Final = (
+    "the link to the primary broke after the request was sent: its outcome is unknown"
+)
+_NOT_ARRIVED: Final = (
+    "the write was made at the primary and has not arrived here yet: reads may be old for a while"
+)
 
 _encode_json: Final = msgspec.json.Encoder().encode
 _decode_prepared: Final = msgspec.msgpack.Decoder().decode
@@ -84,7 +105,7 @@ class WorkerLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for frame in self._decoder.feed(data):
-            if isinstance(frame, Execute):
+            if isinstance(frame, Execute | Commit | RunVouched):
                 self._writer.submit(self, frame)
             elif isinstance(frame, Switch):
                 self._writer.asked_to_switch(self, frame)
@@ -99,7 +120,7 @@ class WorkerLink(asyncio.Protocol):
         self.transport = None
         self._writer.lost(self)
 
-    def send(self, frame: State | Answer | Switched | Leaving) -> None:
+    def send(self, frame: FromWriter) -> None:
         """Queue a frame; `flush` sends all that is queued in one write."""
         self._out.append(encode(frame))
 
@@ -107,6 +128,17 @@ class WorkerLink(asyncio.Protocol):
         if self._out and self.transport is not None:
             self.transport.write(b"".join(self._out))
         self._out.clear()
+
+
+class _Complete(NamedTuple):
+    """The primary has answered; what is the business of this cluster is still to be done."""
+
+    id: int
+    admitted: Admitted
+    response: Response
+
+
+_Waiting = tuple[WorkerLink, Execute | Commit | RunVouched | _Complete]
 
 
 class Writer:
@@ -134,17 +166,23 @@ class Writer:
         self.links: set[WorkerLink] = set()
         self._loop = loop
         self._clock_ms = clock_ms
-        self._queue: deque[tuple[WorkerLink, Execute]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._scheduled = False
         self._serial = 0  # of the State frame sent last
         self._undropped: set[WorkerLink] = set()  # workers that have not confirmed the seal yet
-        self._held: list[tuple[WorkerLink, Answer]] = []  # answers that wait for them
+        self._held: list[tuple[WorkerLink, Answer | Done]] = []  # answers that wait for them
         self._offers_allowed = True  # a keyring offered by a worker after our predecessor died
+        self.applier = Applier(store, services)
+        self._replicator: WorkerLink | None = None
+        self._report = Report(ReplicationStatus())
+        self._elsewhere: dict[int, tuple[WorkerLink, int, Admitted]] = {}  # at the primary
+        self._elsewhere_id = 0
+        self.role = Role()
 
     # frames
 
-    def submit(self, link: WorkerLink, frame: Execute) -> None:
-        if len(self._queue) >= QUEUE_MAX:
+    def submit(self, link: WorkerLink, frame: Execute | Commit | RunVouched) -> None:
+        if len(self._queue) >= QUEUE_MAX and not isinstance(frame, Commit):
             full = Unavailable("too many writes are waiting")
             link.send(Answer(frame.id, error=failure_of(full)))
             link.flush()
@@ -152,23 +190,67 @@ class Writer:
         self._queue.append((link, frame))
         self._schedule()
 
-    def told(self, link: WorkerLink, frame: Hello | Dropped) -> None:
+    def told(self, link: WorkerLink, frame: Hello | Dropped | PrimaryAnswered | Report) -> None:
         if isinstance(frame, Dropped):
             if frame.serial == self._serial:
                 self._dropped(link)
-            return
-        if frame.keyring and self._offers_allowed and self.services.state.sealed:
-            self._take_offer(frame.keyring)
-        link.send(self._state_frame())
-        link.flush()
+        elif isinstance(frame, PrimaryAnswered):
+            self._primary_answered(frame)
+        elif isinstance(frame, Report):
+            self._reported(frame)
+        else:
+            if frame.keyring and self._offers_allowed and self.services.state.sealed:
+                self._take_offer(frame.keyring)
+            if frame.replicator:
+                self._replicator = link
+            link.send(self._state_frame())
+            link.send(self._report)
+            link.flush()
 
     def lost(self, link: WorkerLink) -> None:
         self.links.discard(link)
         self._queue = deque((peer, frame) for peer, frame in self._queue if peer is not link)
         self.store.reap_readers()
         self._dropped(link)
+        if link is self._replicator:
+            self._replicator = None
+            for number in list(self._elsewhere):
+                failure = failure_of(Unavailable(_OUTCOME_UNKNOWN))
+                self._primary_answered(PrimaryAnswered(Answer(number, error=failure)))
         if not self.links:
             self._alone.set()
+
+    def _reported(self, report: Report) -> None:
+        """How replication is going: everybody of the node is told."""
+        self._report = report
+        self.services.replication = report.status
+        for link in self.links:
+            if link is not self._replicator:
+                link.send(report)
+                link.flush()
+
+    # what the primary runs for us
+
+    def _primary_answered(self, frame: PrimaryAnswered) -> None:
+        waiting = self._elsewhere.pop(frame.answer.id, None)
+        if waiting is None:
+            return
+        link, number, admitted = waiting
+        answer = frame.answer
+        if answer.error is not None or answer.response is None:
+            self._answer([(link, msgspec.structs.replace(answer, id=number))])
+            return
+        response = answer.response
+        if not frame.arrived:
+            response.warn(_NOT_ARRIVED)
+        unissued = response.auth is not None and not response.auth.issued
+        if unissued or admitted.call.request.wrap_ttl_seconds:
+            if answer.data:
+                response.data = msgspec.Raw(answer.data)
+            self._queue.append((link, _Complete(number, admitted, response)))
+            self._schedule()
+        else:
+            self._answer([(link, msgspec.structs.replace(answer, id=number))])
 
     # group commit
 
@@ -186,71 +268,143 @@ class Writer:
             return
         metrics = self.services.metrics
         started = time.perf_counter()
+        before = self.store.position.seq
+        batch: _Batch | None = None
         try:
-            answers, effects = self._run_batch(waiting)
+            batch = self._run_batch(waiting)
+            answers = batch.answers
         except UndercroftError as error:
-            failure = failure_of(error)
-            answers, effects = [(p, Answer(f.id, error=failure)) for p, f in waiting], []
-        for effect in effects:
-            effect()
+            answers = [(link, _failed(frame, error)) for link, frame in waiting]
+            self.load_role()
+        if batch is not None:
+            for effect in batch.effects:
+                effect()
+            if batch.role_changed:
+                self.publish_role()
         metrics.count("undercroft.commit.count")
         metrics.count("undercroft.writer.requests", by=len(waiting))
         metrics.observe("undercroft.commit.batch", len(waiting))
         metrics.observe("undercroft.commit.seconds", time.perf_counter() - started)
         metrics.set("undercroft.writer.queue", to=len(self._queue))
         metrics.set("undercroft.wal.last_seq", to=self.store.position.seq)
+        if self.store.position.seq != before:
+            self._tell_committed()
         self._answer(answers)
 
-    def _run_batch(
-        self, waiting: list[tuple[WorkerLink, Execute]]
-    ) -> tuple[list[tuple[WorkerLink, Answer]], list[Callable[[], None]]]:
+    def _tell_committed(self) -> None:
+        if self._replicator is not None:
+            self._replicator.send(Committed(self.store.position.seq))
+            self._replicator.flush()
+
+    def _run_batch(self, waiting: list[_Waiting]) -> "_Batch":
         """Run, commit, and only then hand out the answers."""
+        done = _Batch()
         self._refuse_once_left()
-        answers: list[tuple[WorkerLink, Answer]] = []
-        effects: list[Callable[[], None]] = []
         batch = self.store.batch(self._clock_ms)
         try:
             for link, frame in waiting:
                 tx = batch.transaction()
-                answers.append((link, self._run_one(batch, tx, frame)))
-                effects += tx.after_commit
+                answer: Answer | Done | None
+                if isinstance(frame, Commit):
+                    answer, tx = self._run_change(batch, frame)
+                else:
+                    answer = self._run_one(batch, tx, link, frame)
+                if answer is not None:
+                    done.answers.append((link, answer))
+                done.effects += tx.after_commit
+                if ROLE_KEY in tx.writes:  # before the next request of this commit
+                    self._take_role(read_role(batch.transaction()))
+                    done.role_changed = True
             batch.commit()
         except BaseException:
             batch.abort()
             raise
-        return answers, effects
+        return done
 
-    def _run_one(self, batch: Batch, tx: Transaction, frame: Execute) -> Answer:
-        prepared = _decode_prepared(frame.prepared)
+    def _run_change(self, batch: Batch, frame: Commit) -> tuple[Done, Transaction]:
+        """What the replicator asks for."""
+        try:
+            result, tx = self.applier.run(batch, frame.change)
+        except OutOfOrder:
+            return Done(frame.id, batch.shared, failure="out of order"), batch.transaction()
+        except StorageFailed:
+            raise
+        except UndercroftError as error:
+            return Done(frame.id, batch.shared, failure=error.message), batch.transaction()
+        return Done(frame.id, batch.shared, result), tx
+
+    def _run_one(
+        self,
+        batch: Batch,
+        tx: Transaction,
+        link: WorkerLink,
+        frame: Execute | RunVouched | _Complete,
+    ) -> Answer | None:
+        """None: the primary of the replication set is asked."""
         failure: Failure | None = None
         response: Response | None = None
         data = b""
+        elsewhere: Elsewhere | None = None
         try:
-            response = self.pipeline.execute(frame.request, tx, batch.now_ms, prepared)
+            response = self._respond(tx, batch.now_ms, frame)
             if response.data is not None:
                 data, response.data = _encode_json(response.data), None
         except StorageFailed:
             raise
         except UndercroftError as error:
             failure = failure_of(error)
+        except Elsewhere as sent_on:
+            elsewhere = sent_on
         except Exception as error:
-            log.exception("a handler failed", error, request_id=frame.request.id)
+            log.exception("a handler failed", error)
             failure = failure_of(Internal("internal error"))
             tx.writes.clear()
             tx.after_commit.clear()
+        before = batch.shared
         try:
             batch.accept(tx)
         except Corrupt as error:  # what it would replace is damaged: it has failed alone
             tx.after_commit.clear()
             return Answer(frame.id, error=failure_of(error))
+        if elsewhere is not None:
+            assert isinstance(frame, Execute)
+            return self._ask_primary(tx, link, frame, elsewhere)
         if failure is not None:
             return Answer(frame.id, error=failure)
         assert response is not None
-        if tx.writes:
+        if batch.shared != before:
             response.position = batch.shared
-        return Answer(frame.id, response, data)
+        return Answer(frame.id, response, data, position=batch.shared)
 
-    def _answer(self, answers: list[tuple[WorkerLink, Answer]]) -> None:
+    def _respond(
+        self, tx: Transaction, now_ms: int, frame: Execute | RunVouched | _Complete
+    ) -> Response:
+        if isinstance(frame, RunVouched):
+            return self.pipeline.execute_vouched(frame.vouched, tx, now_ms)
+        if isinstance(frame, _Complete):
+            frame.admitted.call.view, frame.admitted.call.now_ms = tx, now_ms
+            return self.pipeline.complete(frame.admitted, frame.response)
+        return self.pipeline.execute(frame.request, tx, now_ms, _decode_prepared(frame.prepared))
+
+    def _ask_primary(
+        self, tx: Transaction, link: WorkerLink, frame: Execute, sent_on: Elsewhere
+    ) -> Answer | None:
+        """Send the call on, once what stands here (the use of a token) is committed."""
+        if self._replicator is None:
+            failure = failure_of(Unavailable("replication is starting; nothing was applied"))
+            return Answer(frame.id, error=failure)
+        self._elsewhere_id += 1
+        number, replicator = self._elsewhere_id, self._replicator
+        self._elsewhere[number] = (link, frame.id, sent_on.admitted)
+
+        def ask() -> None:
+            replicator.send(AskPrimary(number, sent_on.vouched))
+            replicator.flush()
+
+        tx.after_commit.append(ask)
+        return None
+
+    def _answer(self, answers: Sequence[tuple[WorkerLink, Answer | Done]]) -> None:
         if self._undropped:  # a seal is under way: it has happened once every worker says so
             self._held += answers
             return
@@ -275,6 +429,7 @@ class Writer:
             raise
         for effect in tx.after_commit:
             effect()
+        self._tell_committed()
 
     def _measure_store(self) -> None:
         metrics, extent = self.services.metrics, self.store.extent
@@ -313,18 +468,35 @@ class Writer:
         seal = self.services.seal
         assert seal is not None
         with self.store.snapshot() as view:
-            rotation = seal.maintain(view, now_ms)
+            rotation = seal.maintain(view, now_ms, may_rotate=self.store.refuse_shared is None)
         if rotation is not None:
             self.commit_internal(rotation)
         return len(due) == _REAP_MAX or more
 
     def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
         self.services.metrics.count("undercroft.expire.reaped", by=len(due))
+        if not tx.shared_writable:  # what is shared, the primary reaps
+            due = [key for key in due if key[:1] != SHARED]
         tokens = [key for key in due if key[1:HEAD_BYTES] == TOKENS]
         self.services.tokens.reap(tx, tokens, now_ms)
         for key in due:
             if key[1:HEAD_BYTES] != TOKENS:
                 tx.delete(key)
+
+    # role
+
+    def load_role(self) -> None:
+        """From the store, as it is committed."""
+        if self.store.keyring is not None:
+            with self.store.snapshot() as view:
+                self._take_role(read_role(view))
+
+    def _take_role(self, role: Role) -> None:
+        self.role = role
+        self.store.refuse_shared = refusal(role)
+
+    def publish_role(self) -> None:
+        self.publish(performance_mode=self.role.mode, fenced=self.role.fence is not None)
 
     # another store
 
@@ -390,7 +562,14 @@ class Writer:
         """The seal has opened, or the keyring has changed; `facts` are fields of the state."""
         self.store.set_keyring(keyring)
         self._offers_allowed = False
-        self.publish_seal(sealed=False, active_since_ms=self._clock_ms(), **facts)
+        self.load_role()
+        self.publish_seal(
+            sealed=False,
+            active_since_ms=self._clock_ms(),
+            performance_mode=self.role.mode,
+            fenced=self.role.fence is not None,
+            **facts,
+        )
 
     def sealed(self) -> None:
         """Drop the keyring here and everywhere; answers wait until every worker has confirmed."""
@@ -448,3 +627,21 @@ class Writer:
             b"" if keyring is None else keyring.serialize(),
             self._store_name,
         )
+
+
+@dataclass
+class _Batch:
+    """What a commit brings about once it stands."""
+
+    answers: list[tuple[WorkerLink, Answer | Done]] = field(default_factory=list)
+    effects: list[Callable[[], None]] = field(default_factory=list)
+    role_changed: bool = False
+
+
+def _failed(
+    frame: Execute | Commit | RunVouched | _Complete, error: UndercroftError
+) -> Answer | Done:
+    """The commit failed as a whole: nothing of anything was applied."""
+    if isinstance(frame, Commit):
+        return Done(frame.id, START, failure=error.message)
+    return Answer(frame.id, error=failure_of(error))

@@ -63,6 +63,13 @@ class Handover(msgspec.Struct, frozen=True):
     since_ms: int
 
 
+class Announcement(msgspec.Struct, frozen=True):
+    """A primary that is to learn of a newer epoch: where it is, and what lets us in there."""
+
+    addresses: tuple[str, ...]
+    credentials: Credentials
+
+
 class Role(msgspec.Struct, frozen=True):
     """Stored at ROLE_KEY; absent means disabled. `set_id` is kept by demotion."""
 
@@ -73,6 +80,9 @@ class Role(msgspec.Struct, frozen=True):
     fence: Fence | None = None
     handover: Handover | None = None
     since_ms: int = 0
+    claim: bytes = b""  # the signed claim of the newest epoch we know of, for others to see
+    announcements: tuple[Announcement, ...] = ()
+    withheld: tuple[bytes, ...] = ()  # ids of mounts whose data the primary keeps from us
 
 
 def read_role(view: Snapshot) -> Role:

@@ -5,13 +5,22 @@ mounts with `local=true`. Built per generation (DESIGN idea 6); routing is a dic
 """
 
 import os
+import uuid
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import msgspec
 
 from undercroft.errors import InvalidRequest
-from undercroft.storage.keys import CUBBYHOLE, LOCAL, MOUNT_ID_BYTES, SHARED, SYSTEM, TOKENS
+from undercroft.storage.keys import (
+    CUBBYHOLE,
+    HEAD_BYTES,
+    LOCAL,
+    MOUNT_ID_BYTES,
+    SHARED,
+    SYSTEM,
+    TOKENS,
+)
 from undercroft.storage.view import Snapshot, Space, Transaction
 
 _PREFIX: Final = "mounts/"
@@ -138,14 +147,6 @@ class MountTable:
                 seal_wrap=True,
             ),
             Mount(
-                CUBBYHOLE,
-                "cubbyhole/",
-                "cubbyhole",
-                new_accessor("cubbyhole"),
-                "per-token private secret storage",
-                local=True,
-            ),
-            Mount(
                 TOKENS,
                 "auth/token/",
                 "token",
@@ -154,6 +155,25 @@ class MountTable:
             ),
         ):
             self.put(tx, mount)
+        bootstrap_local(tx)
+
+
+def bootstrap_local(tx: Snapshot) -> None:
+    """The local part of that: a secondary gets the rest from its primary."""
+    mount = Mount(
+        CUBBYHOLE,
+        "cubbyhole/",
+        "cubbyhole",
+        new_accessor("cubbyhole"),
+        "per-token private secret storage",
+        local=True,
+    )
+    Space(tx, LOCAL, SYSTEM).write(_PREFIX + mount.uuid, mount)
+
+
+def mount_id_of(key: bytes) -> bytes:
+    """The id of the mount whose entry in the table has that key."""
+    return uuid.UUID(key[HEAD_BYTES + len(_PREFIX) :].decode()).bytes
 
 
 def new_accessor(kind: str) -> str:

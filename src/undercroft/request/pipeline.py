@@ -8,8 +8,9 @@ sends it one hop up, where both steps run again inside the writer's transaction:
 older than the write (DESIGN section 3). Auditing is the caller's, around both steps.
 """
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -18,6 +19,7 @@ from undercroft.engines.base import Apply, Call, Caller, Engine, Handler, Route,
 from undercroft.engines.system.openapi import help_answer
 from undercroft.errors import (
     InvalidRequest,
+    NeedsPrimary,
     PermissionDenied,
     ReadOnly,
     Sealed,
@@ -30,6 +32,7 @@ from undercroft.request.dispatch import Match, Routes, decode_body, lowered, par
 from undercroft.request.model import Auth, Operation, Request, Response
 from undercroft.request.mounts import Mount
 from undercroft.request.tokens import TokenEntry
+from undercroft.request.vouched import Vouched, vouch
 from undercroft.request.wrapping import wrap
 from undercroft.storage.keys import SYSTEM
 from undercroft.storage.view import Snapshot, Transaction
@@ -186,21 +189,30 @@ class Pipeline:
     def run(self, admitted: Admitted) -> Response:
         """The handler's answer, made whole. Raises ReadOnly over a snapshot when it must write."""
         call, handler = admitted.call, admitted.handler
-        view = call.view
-        if not view.writable and (handler.writes or call.request.wrap_ttl_seconds):
+        if not call.view.writable and (handler.writes or call.request.wrap_ttl_seconds):
             raise ReadOnly
+        return self.complete(admitted, self._apply(admitted))
+
+    def _apply(self, admitted: Admitted) -> Response:
+        """The handler's answer as it is."""
+        call = admitted.call
         started = time.perf_counter()
-        response = handler.apply(call)
+        response = admitted.handler.apply(call)
         spent_ms = (time.perf_counter() - started) * 1000
         self.services.metrics.observe(
             "vault.route", spent_ms, call.request.operation, call.mount.type
         )
         if response is None:
             return Response(status=204)
-        if response.auth is not None and not response.auth.issued:
-            self._issue(call, response, response.auth)
         if admitted.warnings and response.status != 204:
             response.warnings = [*(response.warnings or []), *admitted.warnings]
+        return response
+
+    def complete(self, admitted: Admitted, response: Response) -> Response:
+        """Issue the token, wrap the answer: matters of the cluster that the caller talks to."""
+        call = admitted.call
+        if response.auth is not None and not response.auth.issued:
+            self._issue(call, response, response.auth)
         if call.request.wrap_ttl_seconds and _wrappable(response):
             return self._wrap(call, response)
         return response
@@ -236,21 +248,65 @@ class Pipeline:
     def execute(
         self, request: Request, tx: Transaction, now_ms: int, prepared: Any = None
     ) -> Response:
-        """Both steps in the writer's transaction.
+        """Both steps over a transaction, in the writer.
 
         When the handler fails, what it wrote is undone but the use of a counted token stands;
-        an error with `keep_writes` keeps everything (a failed login is counted).
+        an error with `keep_writes` keeps everything (a failed login is counted). Raises Elsewhere
+        when the primary must run it; the transaction then holds what stands here.
         """
         admitted = self.admit(request, tx, now_ms, Facts())
         admitted.call.prepared = prepared
-        mark = dict(tx.writes)
-        try:
-            return self.run(admitted)
-        except UndercroftError as error:
-            if not error.keep_writes:
-                tx.writes = mark
-                tx.after_commit.clear()
-            raise
+        with _undone(tx):
+            try:
+                return self.run(admitted)
+            except NeedsPrimary:
+                raise Elsewhere(admitted, vouch(admitted.call, prepared)) from None
+
+    def execute_vouched(self, vouched: Vouched, tx: Transaction, now_ms: int) -> Response:
+        """A call that a secondary sends on, over a transaction of the primary.
+
+        The policies are judged by name, with this cluster's text of them. Nothing is issued and
+        nothing wrapped: that is the secondary's.
+        """
+        request = vouched.request
+        mount = self.services.mounts.table(tx).match(request.path)
+        found, problem = self._find(mount, request)
+        if found is None or mount is None:
+            raise problem or UnsupportedPath
+        caller = None
+        if vouched.authenticated:
+            token = vouched.token()
+            caller = Caller(token, self.services.policies.acl_for(tx, token.policies))
+        elif not found.route.open:
+            raise PermissionDenied
+        admitted = self._admitted(request, tx, now_ms, found, mount, caller)
+        if caller is not None:
+            self._authorise(admitted, caller)
+        admitted.call.prepared = vouched.prepared
+        with _undone(tx):
+            return self._apply(admitted)
+
+
+class Elsewhere(Exception):  # control flow, not a failure
+    """The request goes on to the primary: `vouched`. Its answer is completed with `admitted`."""
+
+    def __init__(self, admitted: Admitted, vouched: Vouched) -> None:
+        super().__init__()
+        self.admitted = admitted
+        self.vouched = vouched
+
+
+@contextlib.contextmanager
+def _undone(tx: Transaction) -> Iterator[None]:
+    """What was written since is undone when it fails, unless the error says that it stands."""
+    mark = dict(tx.writes)
+    try:
+        yield
+    except (UndercroftError, Elsewhere) as error:
+        if not getattr(error, "keep_writes", False):
+            tx.writes = mark
+            tx.after_commit.clear()
+        raise
 
 
 class Facts:

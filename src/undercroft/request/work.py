@@ -33,17 +33,25 @@ def work(tx: Transaction, services: "Services") -> bool:
     """One slice of one job. Answers whether there may be more."""
     queue = Space(tx, LOCAL, QUEUE)
     for name in queue.names(_PURGE):
-        _purge_slice(tx, queue, name)
-        return True
+        if _purge_slice(tx, queue, name):
+            return True
     return services.tokens.continue_work(tx)
 
 
-def _purge_slice(tx: Transaction, queue: Space, name: str) -> None:
+def _purge_slice(tx: Transaction, queue: Space, name: str) -> bool:
+    """Answers whether anything was done.
+
+    On a secondary the shared data is the primary's to delete. The job waits for that, so that it
+    is still there to be finished should this cluster be promoted meanwhile.
+    """
     mount_id = bytes.fromhex(name.removeprefix(_PURGE))
-    for keyspace in (SHARED, LOCAL):
+    for keyspace in (LOCAL, SHARED):
         keys = list(islice(tx.keys(keyspace + mount_id), SLICE))
+        if keys and keyspace == SHARED and not tx.shared_writable:
+            return False
         for key in keys:
             tx.delete(key)
         if keys:
-            return
+            return True
     queue.delete(name)
+    return True

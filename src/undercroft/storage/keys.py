@@ -23,6 +23,7 @@ CUBBYHOLE = bytes(15) + b"\x02"
 LOCKOUTS = bytes(15) + b"\x03"
 QUEUE = bytes(15) + b"\x04"  # work that outlives a request: purges, cascades of revocations
 AUDIT = bytes(15) + b"\x05"  # the salts of the audit devices
+QUARANTINE = bytes(15) + b"\x06"  # writes that a failover set aside
 
 NAME_BYTES_MAX = 32 * 1024
 _SHORT_MAX = 480

@@ -317,8 +317,12 @@ class Transaction(Snapshot):
         """Write and read under a keyring that the commit itself brings about (init, rotate)."""
         self._keyring = keyring
 
-    def may_write_shared(self) -> None:
-        """From now on this request may: it changes the cluster's role."""
+    @property
+    def shared_writable(self) -> bool:
+        return self._refuse_shared is None
+
+    def allow_shared(self) -> None:
+        """From now on this request may write shared entries: it changes the cluster's role."""
         self._refuse_shared = None
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:

@@ -190,7 +190,7 @@ class Comparison:
                 self._consume(size)
             return
         self._storing += 1
-        self._sink.store(entries, lambda differing: self._stored(size, differing))
+        self._sink.store_entries(entries, lambda differing: self._stored(size, differing))
 
     def _stored(self, size: int, differing: int) -> None:
         self._storing -= 1

@@ -82,7 +82,9 @@ class Sink(State, Protocol):
         """
         ...
 
-    def store(self, entries: list[tuple[bytes, bytes | None]], done: Callable[[int], None]) -> None:
+    def store_entries(
+        self, entries: list[tuple[bytes, bytes | None]], done: Callable[[int], None]
+    ) -> None:
         """Make entries (None: gone) what the primary has; `done` gets how many differed."""
         ...
 

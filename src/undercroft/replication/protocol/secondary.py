@@ -37,6 +37,10 @@ class Host(Protocol):
         """Whether the copy is not complete yet: no history of its own counts."""
         ...
 
+    def welcomed(self) -> None:
+        """The session stands."""
+        ...
+
     def learned(self, lineage: Lineage, addresses: tuple[str, ...], api_addr: str) -> None:
         """What the primary says of itself (at the Welcome, and with every heartbeat)."""
         ...
@@ -249,6 +253,7 @@ class SecondarySession:
         self.welcome = welcome
         self._decoder.limit = frames.FRAME_BYTES_MAX
         self.primary_position = welcome.position
+        self._host.welcomed()
         if self.intent != frames.STREAM:
             return
         mine = None if self._host.is_partial() else self.sink.lineage()

@@ -1,0 +1,148 @@
+"""The replicator's connection to the writer: changes and calls out, answers and news in."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+from undercroft.errors import Internal, Unavailable
+from undercroft.node.frames import (
+    Answer,
+    AskPrimary,
+    Commit,
+    Committed,
+    Decoder,
+    Done,
+    Dropped,
+    FromWorker,
+    FromWriter,
+    Hello,
+    Leaving,
+    Report,
+    RunVouched,
+    State,
+    Switch,
+    Switched,
+    encode,
+    failure_of,
+)
+from undercroft.observe.logs import get_logger
+from undercroft.replication.changes import Change
+from undercroft.request.vouched import Vouched
+from undercroft.storage.wal import START
+
+log = get_logger("replicator")
+
+
+class Listener(Protocol):
+    """Who is told what the writer says of its own accord."""
+
+    def on_state(self, frame: State) -> None: ...
+    def on_committed(self) -> None: ...
+    def on_ask_primary(self, frame: AskPrimary) -> None: ...
+    def on_writer_lost(self) -> None: ...
+
+
+class ChangeLink(asyncio.Protocol):
+    """Kept up for ever. What was under way when the writer went away is answered as failed."""
+
+    def __init__(self, path: str, listener: Listener, offer: Callable[[], bytes]) -> None:
+        self._path = path
+        self._listener = listener
+        self._offer = offer
+        self._decoder = Decoder(FromWriter)
+        self._transport: asyncio.Transport | None = None
+        self._closing = False
+        self._next_id = 0
+        self._changes: dict[int, Callable[[Done], None]] = {}
+        self._calls: dict[int, Callable[[Answer], None]] = {}
+
+    async def connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            try:
+                await loop.create_unix_connection(lambda: self, self._path)
+                return
+            except OSError:
+                await asyncio.sleep(0.02)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._decoder = Decoder(FromWriter)
+        self.tell(Hello(os.getpid(), self._offer(), replicator=True))
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            if isinstance(frame, Done):
+                self._changes.pop(frame.id)(frame)
+            elif isinstance(frame, Answer):
+                self._calls.pop(frame.id)(frame)
+            elif isinstance(frame, Committed):
+                self._listener.on_committed()
+            elif isinstance(frame, State):
+                self._listener.on_state(frame)
+            elif isinstance(frame, AskPrimary):
+                self._listener.on_ask_primary(frame)
+            elif isinstance(frame, Leaving):
+                self._take_leave()
+            elif isinstance(frame, Switched):
+                if frame.error is not None:
+                    log.error("the node could not switch stores", error=frame.error.message)
+            else:
+                assert isinstance(frame, Report), "the writer sends nothing else"
+
+    def _take_leave(self) -> None:
+        """The writer ends by itself; what it was sent it answers before."""
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            transport.write_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        changes, self._changes = self._changes, {}
+        calls, self._calls = self._calls, {}
+        self._listener.on_writer_lost()
+        for number, done in changes.items():
+            done(Done(number, START, failure="the writer stopped"))
+        failure = failure_of(Internal("the writer stopped: the outcome is unknown"))
+        for number, answered in calls.items():
+            answered(Answer(number, error=failure))
+        if not self._closing:
+            log.warn("lost the writer")
+            self._reconnecting = asyncio.ensure_future(self.connect())
+
+    def tell(self, frame: FromWorker) -> None:
+        if self._transport is not None:
+            self._transport.write(encode(frame))
+
+    def commit(self, change: Change, done: Callable[[Done], None]) -> None:
+        """Have a change committed; in the order in which they are given."""
+        self._next_id += 1
+        if self._transport is None:
+            done(Done(self._next_id, START, failure="the writer is starting"))
+            return
+        self._changes[self._next_id] = done
+        self._transport.write(encode(Commit(self._next_id, change)))
+
+    def run(self, vouched: Vouched, answered: Callable[[Answer], None]) -> None:
+        """Have a secondary's call run."""
+        self._next_id += 1
+        if self._transport is None:
+            failure = failure_of(Unavailable("the writer is starting; nothing was applied"))
+            answered(Answer(self._next_id, error=failure))
+            return
+        self._calls[self._next_id] = answered
+        self._transport.write(encode(RunVouched(self._next_id, vouched)))
+
+    def switch(self, staged: Path) -> None:
+        """Have the node go over to a store that is complete and closed."""
+        self.tell(Switch(str(staged)))
+
+    def dropped(self, serial: int) -> None:
+        self.tell(Dropped(serial))
+
+    def close(self) -> None:
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,99 @@
+"""A claim: the signed word that an epoch was opened. It fences a primary whose epoch is over.
+
+Fencing must not be a switch in the hands of one compromised region, so a claim counts only when it
+is signed with the key of a certificate that this very primary issued, to an id that is neither
+revoked, nor filtered, nor unpromotable, and when its lineage goes on from ours (replication.md
+section 3). Anybody may carry it: what proves it is in it.
+"""
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from undercroft.errors import InvalidRequest
+from undercroft.replication import authority
+from undercroft.replication.activation import Secondary
+from undercroft.replication.lineage import Lineage
+from undercroft.replication.role import Credentials
+
+
+class ClaimRefused(InvalidRequest):
+    """The claim does not count; the message says why."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Who opened which epoch, and where it is reached. `authority`: its new CA certificate."""
+
+    set_id: str
+    lineage: Lineage
+    secondary_id: str  # for messages: the certificate decides (R-04)
+    api_addr: str
+    cluster_addr: str
+    authority: bytes
+    opened_ms: int
+
+
+class SignedClaim(msgspec.Struct, frozen=True):
+    """`claim` is MessagePack of a Claim; ECDSA with SHA-256 by the certificate's key."""
+
+    claim: bytes
+    signature: bytes
+    certificate: bytes
+
+
+def sign(claim: Claim, credentials: Credentials) -> SignedClaim:
+    private = serialization.load_der_private_key(credentials.key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey), "only such keys are issued"
+    body = msgspec.msgpack.encode(claim)
+    return SignedClaim(body, private.sign(body, ec.ECDSA(hashes.SHA256())), credentials.certificate)
+
+
+def decode(raw: bytes) -> SignedClaim:
+    """Raises ClaimRefused."""
+    try:
+        return msgspec.msgpack.decode(raw, type=SignedClaim)
+    except msgspec.MsgspecError:
+        raise ClaimRefused("it does not parse") from None
+
+
+def claimant_of(signed: SignedClaim) -> str:
+    """The id in its certificate. Raises Distrusted."""
+    return authority.named_by(signed.certificate).secondary_id
+
+
+def verify(
+    signed: SignedClaim,
+    issuer: bytes,
+    known: Lineage,
+    secondary: Secondary | None,
+    *,
+    filtered: bool,
+    now_ms: int,
+) -> Claim:
+    """The claim, if it counts against a primary with authority `issuer` and lineage `known`.
+
+    `secondary`: what the registry has under the id of the certificate. An expired certificate is
+    good enough: the claimant may have been cut off for weeks. Raises ClaimRefused, Distrusted.
+    """
+    authority.check_issued(signed.certificate, issuer)
+    named = authority.named_by(signed.certificate)
+    if secondary is None or secondary.ticket != named.ticket:
+        raise ClaimRefused(f"'{named.secondary_id}' is revoked or was never activated")
+    if not secondary.promotable:
+        raise ClaimRefused(f"'{named.secondary_id}' may not be promoted")
+    if filtered:
+        raise ClaimRefused(f"'{named.secondary_id}' has a path filter: it lacks data")
+    public = x509.load_der_x509_certificate(signed.certificate).public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey), "only such keys are certified"
+    try:
+        public.verify(signed.signature, signed.claim, ec.ECDSA(hashes.SHA256()))
+        claim = msgspec.msgpack.decode(signed.claim, type=Claim)
+    except InvalidSignature:
+        raise ClaimRefused("its signature is wrong") from None
+    except msgspec.MsgspecError:
+        raise ClaimRefused("it does not parse") from None
+    if not claim.lineage.beats(known):
+        raise ClaimRefused("its epoch does not go on from ours, or is no newer")
+    return claim
