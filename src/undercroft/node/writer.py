@@ -57,7 +57,7 @@ from undercroft.request.pipeline import Admitted, Elsewhere, Pipeline
 from undercroft.request.work import has_work, work
 from undercroft.storage.batch import Batch, OutOfOrder
 from undercroft.storage.keys import HEAD_BYTES, SHARED, TOKENS
-from undercroft.storage.location import location, name_of, swap
+from undercroft.storage.location import location, name_of, require_staging, swap
 from undercroft.storage.store import Store
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import START
@@ -520,6 +520,7 @@ class Writer:
         self._refuse_once_left()
         seal = self.services.seal
         assert seal is not None
+        require_staging(self._directory, staged)
         check_staged(staged, seal, self.store.keyring)
         try:
             swap(self._directory, staged)
