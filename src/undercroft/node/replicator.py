@@ -31,6 +31,7 @@ from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority
 from undercroft.replication.announcing import Announcing
+from undercroft.replication.control import RECHECK, Question, Reply
 from undercroft.replication.copying import finish_copy
 from undercroft.replication.following import Following
 from undercroft.replication.protocol.ports import Clock
@@ -145,6 +146,17 @@ class Replicator:
         if self._following is not None:
             self._following.committed()
         self.report_soon()
+
+    async def answer(self, question: Question) -> Reply:
+        """What a request's `prepare` asks (`replication/control.py`)."""
+        following = self._following
+        if following is None:
+            return Reply("unreachable", reason="this cluster follows no primary")
+        if question.what == RECHECK:
+            following.recheck()
+            return Reply("ready")
+        result, seq, reason = await following.hand_over(question.seconds)
+        return Reply(result, seq, reason)
 
     def on_ask_primary(self, frame: AskPrimary) -> None:
         if self._following is None:

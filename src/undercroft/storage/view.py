@@ -95,6 +95,10 @@ class Snapshot:
         return int.from_bytes(raw, "big") if raw else 0
 
     @property
+    def keyring(self) -> Keyring | None:
+        return self._keyring
+
+    @property
     def txn(self) -> Txn:
         return self._txn
 
