@@ -496,7 +496,15 @@ class Writer:
         self.store.refuse_shared = refusal(role)
 
     def publish_role(self) -> None:
-        self.publish(performance_mode=self.role.mode, fenced=self.role.fence is not None)
+        self.publish(**self._role_facts())
+
+    def _role_facts(self) -> dict[str, Any]:
+        role = self.role
+        return {
+            "performance_mode": role.mode,
+            "fenced": role.fence is not None,
+            "withheld": role.withheld,
+        }
 
     # another store
 
@@ -566,8 +574,7 @@ class Writer:
         self.publish_seal(
             sealed=False,
             active_since_ms=self._clock_ms(),
-            performance_mode=self.role.mode,
-            fenced=self.role.fence is not None,
+            **self._role_facts(),
             **facts,
         )
 

@@ -21,6 +21,7 @@ from undercroft.engines.system.replication.routes import MISSPELT
 from undercroft.errors import (
     InvalidRequest,
     NeedsPrimary,
+    NotFound,
     PermissionDenied,
     ReadOnly,
     Sealed,
@@ -119,6 +120,8 @@ class Pipeline:
                 f"/v1/{misspelt} is a misspelling of old documentation: use /v1/{request.path}"
             )
         self._authorise(admitted, caller)
+        if mount.id in self.services.state.withheld:
+            raise NotFound
         if caller.token.num_uses:
             used = self.services.tokens.use(view, caller.token, now_ms)
             admitted.call.caller = Caller(used, caller.acl)

@@ -43,16 +43,17 @@ def shown(call: Call) -> dict[str, Any]:
         return {"mode": DISABLED}
     status = call.services.replication
     reported = status.mode == role.mode
+    _, shared = call.view.positions()
     common: dict[str, Any] = {
         "mode": role.mode,
-        "state": status.state if reported else "idle",
+        "state": "running" if role.mode == PRIMARY else status.state if reported else "idle",
         "cluster_id": role.set_id,
         "merkle_root": status.root.hex(),
         "corrupted_merkle_tree": False,
         "last_corruption_check_epoch": _NEVER_CHECKED,
         "last_reindex_epoch": "0",
         "ssct_generation_counter": 0,
-        "epoch": status.position.epoch,
+        "epoch": shared.epoch,
         "fenced": role.fence is not None,
         "state_reason": status.state_reason,
         "state_since": rfc3339(status.state_since_ms or role.since_ms),
@@ -60,16 +61,17 @@ def shown(call: Call) -> dict[str, Any]:
     }
     if role.mode == PRIMARY:
         return {**common, **_primary(call, role, status)}
-    return {**common, **_secondary(role, status)}
+    return {**common, **_secondary(call, role, status)}
 
 
 def _primary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any]:
-    last = status.position.seq
+    own, shared = call.view.positions()
+    last = shared.seq
     states = token_states(call)
     return {
         "primary_cluster_addr": role.primary_cluster_addr,
         "known_secondaries": [secondary.id for secondary in activation.known(call.view)],
-        "last_wal": call.services.state.last_wal or last,
+        "last_wal": max(own.seq, last),
         "last_performance_wal": last,
         "last_dr_wal": 0,
         "secondaries": [
@@ -89,10 +91,11 @@ def _primary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any
     }
 
 
-def _secondary(role: Role, status: ReplicationStatus) -> dict[str, Any]:
+def _secondary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any]:
+    _, shared = call.view.positions()
     upstream = role.upstream
     connected = status.connection_state == READY
-    behind = max(0, status.primary_position.seq - status.position.seq)
+    behind = max(0, status.primary_position.seq - shared.seq)
     fields: dict[str, Any] = {
         "primary_cluster_addr": f"https://{upstream.addresses[0]}"
         if upstream and upstream.addresses
@@ -102,7 +105,7 @@ def _secondary(role: Role, status: ReplicationStatus) -> dict[str, Any]:
         else [],
         "secondary_id": upstream.secondary_id if upstream else "",
         "connection_state": status.connection_state if upstream else "idle",
-        "last_remote_wal": status.position.seq,
+        "last_remote_wal": shared.seq,
         "last_start": rfc3339(status.last_start_ms),
         "primaries": [_peer(peer) for peer in status.peers] if upstream else [],
         "upstream_epoch": status.upstream_epoch,
