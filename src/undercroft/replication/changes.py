@@ -91,7 +91,7 @@ class Connected(_Change, frozen=True, array_like=True, tag=12):
 
 
 class BeginComparison(_Change, frozen=True, array_like=True, tag=14):
-    """Entries are about to change without a position: until the next JumpTo, data may be missing."""
+    """Entries are about to change without a position: until a JumpTo data may be missing."""
 
 
 class Announced(_Change, frozen=True, array_like=True, tag=13):
