@@ -81,6 +81,8 @@ class Replicator:
         self._report_at = 0.0
         self._reporting = False
         self._store_name = store_name
+        self._copied = False
+        self._left_secrets: list[bytes] = []  # of a store left behind, to be overwritten at a seal
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -112,6 +114,8 @@ class Replicator:
             self._look()
             return
         secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
+        secrets += self._left_secrets
+        self._left_secrets = []
         self._stop_services()
         self._state = None
         self.role = Role()
@@ -125,12 +129,15 @@ class Replicator:
     def _reopen(self, name: str) -> None:
         """The node has switched to another store."""
         self._stop_services()
+        if self.store.keyring is not None:
+            self._left_secrets += self.store.keyring.secrets()
         try:
             self.store = self._open_store(name)
         except UndercroftError as error:
             log.error("cannot open the new store", error=error.message, hint=error.hint)
             os._exit(1)  # the next process finds its store by itself
         self._store_name = name
+        self._copied = False
         self._state = None
         self.services.audit.forget()
         self.services.mounts.forget()
@@ -205,6 +212,8 @@ class Replicator:
                     role, own = read_role(view), authority.read_authority(view)
                 before, self.role = self.role, role
                 await self._refresh_serving(role, own)
+                if self._copied:
+                    self.link.switch(stage(self._directory))
                 self._refresh_following(before, role)
                 self._refresh_announcing(role)
             except UndercroftError as error:
@@ -222,6 +231,8 @@ class Replicator:
 
     def _refresh_following(self, before: Role, role: Role) -> None:
         wanted = role.upstream if role.mode in (SECONDARY, BOOTSTRAPPING) else None
+        if self._copied:  # the node is about to switch to it
+            return
         following = self._following
         copying = role.mode == BOOTSTRAPPING
         if following is not None:
@@ -296,6 +307,7 @@ class Replicator:
             return
         following.stop()
         self._following = None
+        self._copied = True
         self.link.switch(stage(self._directory))
 
     # status

@@ -651,4 +651,6 @@ def _failed(
     """The commit failed as a whole: nothing of anything was applied."""
     if isinstance(frame, Commit):
         return Done(frame.id, START, failure=error.message)
+    if isinstance(frame, _Complete):  # the primary has run it; only our own part has failed
+        error = Internal("the primary has made the change, but the answer could not be completed")
     return Answer(frame.id, error=failure_of(error))
