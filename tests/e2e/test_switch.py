@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import pytest
 
 from tests.support.undercroft import Undercroft, disk_server, restart, until
 from undercroft.barrier import shamir
@@ -22,7 +23,7 @@ from undercroft.barrier.shares import parse_share
 from undercroft.errors import StorageFailed
 from undercroft.node.frames import Decoder, FromWriter, Hello, Switch, Switched, encode
 from undercroft.storage.keys import LOCAL, SYSTEM, key
-from undercroft.storage.location import location, stage
+from undercroft.storage.location import discard_staging, location, stage
 from undercroft.storage.store import Store
 from undercroft.storage.verify import verify
 
@@ -169,10 +170,15 @@ def put(server: Undercroft, name: str, value: str) -> None:
 
 
 def is_done(server: Undercroft, writer: int) -> bool:
-    """There is another writer, and it is unsealed: it writes."""
+    """There is another writer, and it is unsealed: it writes. Each worker hears from it in turn."""
     if server.children().get("writer", writer) == writer:
         return False
     return server.client.request("POST", "auth/token/create", {}).status == 200
+
+
+def files_in(data: Path) -> set[str]:
+    """What lies there, but for the sockets between the node's processes."""
+    return {path.name for path in data.iterdir() if not path.is_socket()}
 
 
 def mapped_but_removed(server: Undercroft) -> list[str]:
@@ -202,6 +208,7 @@ def test_every_worker_serves_the_new_store_on_the_connections_it_had(tmp_path: P
 
             assert ask_writer(data, Switch(str(staged))) == Switched("store-2")
             until(lambda: is_done(server, writer), server)
+            until(lambda: {line.value("a") for line in lines} == {"before"}, server)
 
             for line in lines:
                 assert line.ask("GET", "sys/health")[0] == 200
@@ -210,9 +217,11 @@ def test_every_worker_serves_the_new_store_on_the_connections_it_had(tmp_path: P
                 assert line.ask("POST", "secret/data/b", {"data": {"v": line.port}})[0] == 200
                 assert {other.value("b") for other in lines} == {line.port}
         assert workers.items() <= server.children().items()  # the very same processes
-        assert {path.name for path in data.iterdir()} == {"lock", "store", "store-2", "writer.sock"}
-        assert not mapped_but_removed(server)
-        assert "switching to the new store" in server.log.read_text()
+        assert files_in(data) == {"lock", "store", "store-2"}
+        until(lambda: not mapped_but_removed(server), server)
+        log = server.log.read_text()
+        assert "switching to the new store" in log
+        assert "a process has ended by itself and is started again" in log
         assert server.stop() == 0
         assert list(verify(data)) == []
 
@@ -303,8 +312,8 @@ def test_a_writer_killed_right_after_the_switch_is_replaced_on_the_new_store(
         os.kill(again, signal.SIGKILL)
         until(lambda: is_done(server, again), server)
         with a_line_to_every_worker(server) as lines:
-            assert {line.value("a") for line in lines} == {"before"}
-        assert {path.name for path in data.iterdir()} == {"lock", "store", "store-2", "writer.sock"}
+            until(lambda: {line.value("a") for line in lines} == {"before"}, server)
+        assert files_in(data) == {"lock", "store", "store-2"}
 
 
 def test_a_server_killed_right_after_the_switch_starts_on_the_new_store(tmp_path: Path) -> None:
@@ -319,6 +328,47 @@ def test_a_server_killed_right_after_the_switch_starts_on_the_new_store(tmp_path
         restart(server, tmp_path)
         with contextlib.closing(Line(server)) as line:
             assert line.value("a") == "before"
+
+
+@pytest.mark.parametrize(("step", "served"), [("renamed", "after"), ("pointed", "before")])
+def test_a_writer_killed_within_the_switch_is_replaced_on_the_old_store_or_on_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, served: str
+) -> None:
+    data = tmp_path / "data"
+    monkeypatch.setenv("UNDERCROFT_FAULT", f"{step}:kill")
+    with disk_server(tmp_path, CONFIG) as server:
+        mount_kv(server, "secret")
+        put(server, "a", "before")
+        staged = copy_to_staging(data)
+        put(server, "a", "after")
+        writer = server.children()["writer"]
+        with a_line_to_every_worker(server) as lines:
+            with pytest.raises((AssertionError, ConnectionError)):  # it never answers
+                ask_writer(data, Switch(str(staged)))
+            until(lambda: is_done(server, writer), server)
+            until(lambda: {line.value("a") for line in lines} == {served}, server)
+            assert lines[0].ask("POST", "secret/data/b", {"data": {"v": "1"}})[0] == 200
+        assert not staged.exists()
+        assert server.stop() == 0
+    assert list(verify(data)) == []
+
+
+def test_a_switch_that_could_not_be_synced_is_gone_through_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pointer names the new store already: whoever starts now would open that one."""
+    data = tmp_path / "data"
+    monkeypatch.setenv("UNDERCROFT_FAULT", "pointed:error")
+    with disk_server(tmp_path) as server:
+        mount_kv(server, "secret")
+        put(server, "a", "before")
+        staged = copy_to_staging(data)
+        put(server, "a", "after")
+        writer = server.children()["writer"]
+        assert ask_writer(data, Switch(str(staged))) == Switched("store-2")
+        until(lambda: is_done(server, writer), server)
+        with contextlib.closing(Line(server)) as line:
+            until(lambda: line.value("a") == "before", server)
 
 
 def test_a_store_that_this_node_could_not_open_is_refused_and_nothing_changes(
@@ -340,6 +390,7 @@ def test_a_store_that_this_node_could_not_open_is_refused_and_nothing_changes(
         assert refused is not None
         assert "does not open with the keys of this node" in refused.message
 
+        discard_staging(data)
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         copy_to_staging(data).joinpath("data.mdb").rename(elsewhere / "data.mdb")

@@ -31,6 +31,7 @@ from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority
 from undercroft.replication.announcing import Announcing
+from undercroft.replication.control import RECHECK, Question, Reply
 from undercroft.replication.copying import finish_copy
 from undercroft.replication.following import Following
 from undercroft.replication.protocol.ports import Clock
@@ -80,6 +81,8 @@ class Replicator:
         self._report_at = 0.0
         self._reporting = False
         self._store_name = store_name
+        self._copied = False
+        self._left_secrets: list[bytes] = []  # of a store left behind, to be overwritten at a seal
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -111,6 +114,8 @@ class Replicator:
             self._look()
             return
         secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
+        secrets += self._left_secrets
+        self._left_secrets = []
         self._stop_services()
         self._state = None
         self.role = Role()
@@ -124,12 +129,15 @@ class Replicator:
     def _reopen(self, name: str) -> None:
         """The node has switched to another store."""
         self._stop_services()
+        if self.store.keyring is not None:
+            self._left_secrets += self.store.keyring.secrets()
         try:
             self.store = self._open_store(name)
         except UndercroftError as error:
             log.error("cannot open the new store", error=error.message, hint=error.hint)
             os._exit(1)  # the next process finds its store by itself
         self._store_name = name
+        self._copied = False
         self._state = None
         self.services.audit.forget()
         self.services.mounts.forget()
@@ -145,6 +153,17 @@ class Replicator:
         if self._following is not None:
             self._following.committed()
         self.report_soon()
+
+    async def answer(self, question: Question) -> Reply:
+        """What a request's `prepare` asks (`replication/control.py`)."""
+        following = self._following
+        if following is None:
+            return Reply("unreachable", reason="this cluster follows no primary")
+        if question.what == RECHECK:
+            following.recheck()
+            return Reply("ready")
+        result, seq, reason = await following.hand_over(question.seconds)
+        return Reply(result, seq, reason)
 
     def on_ask_primary(self, frame: AskPrimary) -> None:
         if self._following is None:
@@ -193,6 +212,8 @@ class Replicator:
                     role, own = read_role(view), authority.read_authority(view)
                 before, self.role = self.role, role
                 await self._refresh_serving(role, own)
+                if self._copied:
+                    self.link.switch(stage(self._directory))
                 self._refresh_following(before, role)
                 self._refresh_announcing(role)
             except UndercroftError as error:
@@ -210,6 +231,8 @@ class Replicator:
 
     def _refresh_following(self, before: Role, role: Role) -> None:
         wanted = role.upstream if role.mode in (SECONDARY, BOOTSTRAPPING) else None
+        if self._copied:  # the node is about to switch to it
+            return
         following = self._following
         copying = role.mode == BOOTSTRAPPING
         if following is not None:
@@ -284,6 +307,7 @@ class Replicator:
             return
         following.stop()
         self._following = None
+        self._copied = True
         self.link.switch(stage(self._directory))
 
     # status

@@ -41,6 +41,7 @@ from undercroft.node.worker import Worker
 from undercroft.node.writer import WorkerLink, Writer
 from undercroft.observe import logs
 from undercroft.observe.metrics import Metrics
+from undercroft.replication import control
 from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
 from undercroft.request.policies import PolicyStore
@@ -53,6 +54,7 @@ from undercroft.storage.view import Transaction
 log = logs.get_logger("core")
 
 SOCKET_NAME: Final = "writer.sock"
+CONTROL_NAME: Final = "replicator.sock"
 
 
 @dataclass
@@ -77,6 +79,8 @@ class Node:
     started_ms: int
     dev: DevOptions | None
     cluster_sockets: list[socket.socket]
+    control_socket: socket.socket
+    control_path: str
 
 
 def build_services(node: Node) -> Services:
@@ -102,6 +106,8 @@ def build_services(node: Node) -> Services:
             metrics=node.metrics,
             warn=log.warn,
         ),
+        ask_replicator=partial(control.ask, node.control_path),
+        has_cluster_port=bool(node.cluster_sockets),
         engines=registry.ENGINES,
     )
 
@@ -303,8 +309,13 @@ async def _replicator(node: Node) -> None:
     )
     del store  # the replicator may go on to another one
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, node, services)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(
+        lambda: control.ControlLink(replicator.answer), sock=node.control_socket
+    )
     _settle_collector()
     await replicator.run(stop)
+    server.close()
 
 
 # both
@@ -356,6 +367,7 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
             time.time_ns() // 1_000_000,
             dev,
             _cluster_sockets(settings),
+            *listen_unix(directory, CONTROL_NAME),
         )
         children = [Child("writer", lambda: writer_main(node))]
         for index in range(count):

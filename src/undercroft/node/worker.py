@@ -30,6 +30,7 @@ from undercroft.node.frames import (
     FromWriter,
     Hello,
     Leaving,
+    Report,
     State,
     encode,
     error_of,
@@ -55,12 +56,14 @@ class WriterLink(asyncio.Protocol):
         self,
         path: str,
         on_state: Callable[[State], None],
+        on_report: Callable[[Report], None],
         offer: Callable[[], bytes],
         metrics: Metrics,
     ) -> None:
         self._path = path
         self._metrics = metrics
         self._on_state = on_state
+        self._on_report = on_report
         self._offer = offer
         self._decoder = Decoder(FromWriter)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -90,6 +93,8 @@ class WriterLink(asyncio.Protocol):
                 self._metrics.set("vault.core.in_flight_requests", to=len(self._waiting))
                 if future is not None and not future.done():
                     future.set_result(frame)
+            elif isinstance(frame, Report):
+                self._on_report(frame)
             elif isinstance(frame, State):
                 self._on_state(frame)
             elif isinstance(frame, Leaving):
@@ -157,10 +162,12 @@ class Worker:
         self._store_name = store_name
         self._open_store = open_store
         self._left: WeakSet[Store] = WeakSet()  # stores left behind that a thread still reads
+        self._left_secrets: list[bytes] = []  # of all of them: a seal must overwrite these too
         self.services = services
+        services.store = store
         self.pipeline = Pipeline(services)
         self.link = WriterLink(
-            socket_path, self._on_state, self._keyring_to_offer, services.metrics
+            socket_path, self._on_state, self._on_report, self._keyring_to_offer, services.metrics
         )
         self._clock_ms = clock_ms
         self._new_id = request_ids()
@@ -194,13 +201,16 @@ class Worker:
             self.link.tell(Dropped(frame.serial))
         self._ready.set()
 
+    def _on_report(self, frame: Report) -> None:
+        self.services.replication = frame.status
+
     def _drop_keyrings(self) -> list[bytes]:
         """Of the store in use and of those left behind; answers their keys, to be overwritten."""
-        secrets: list[bytes] = []
+        secrets, self._left_secrets = self._left_secrets, []
+        if self.store.keyring is not None:
+            secrets = list({*secrets, *self.store.keyring.secrets()})
         for store in (self.store, *self._left):
-            if store.keyring is not None:
-                secrets += store.keyring.secrets()
-                store.set_keyring(None)
+            store.set_keyring(None)
         return secrets
 
     def _switch_store(self, name: str) -> None:
@@ -216,7 +226,10 @@ class Worker:
             log.error("cannot open the new store", error=error.message, hint=error.hint)
             os._exit(1)
         self._left.add(self.store)
+        if self.store.keyring is not None:
+            self._left_secrets = list({*self._left_secrets, *self.store.keyring.secrets()})
         self.store, self._store_name = store, name
+        self.services.store = store
         # Generations of two stores have nothing to do with each other.
         self.services.audit.forget()
         self.services.mounts.forget()

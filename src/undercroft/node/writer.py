@@ -57,7 +57,7 @@ from undercroft.request.pipeline import Admitted, Elsewhere, Pipeline
 from undercroft.request.work import has_work, work
 from undercroft.storage.batch import Batch, OutOfOrder
 from undercroft.storage.keys import HEAD_BYTES, SHARED, TOKENS
-from undercroft.storage.location import location, name_of, swap
+from undercroft.storage.location import location, name_of, require_staging, swap
 from undercroft.storage.store import Store
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import START
@@ -496,7 +496,15 @@ class Writer:
         self.store.refuse_shared = refusal(role)
 
     def publish_role(self) -> None:
-        self.publish(performance_mode=self.role.mode, fenced=self.role.fence is not None)
+        self.publish(**self._role_facts())
+
+    def _role_facts(self) -> dict[str, Any]:
+        role = self.role
+        return {
+            "performance_mode": role.mode,
+            "fenced": role.fence is not None,
+            "withheld": role.withheld,
+        }
 
     # another store
 
@@ -520,6 +528,7 @@ class Writer:
         self._refuse_once_left()
         seal = self.services.seal
         assert seal is not None
+        require_staging(self._directory, staged)
         check_staged(staged, seal, self.store.keyring)
         try:
             swap(self._directory, staged)
@@ -565,8 +574,7 @@ class Writer:
         self.publish_seal(
             sealed=False,
             active_since_ms=self._clock_ms(),
-            performance_mode=self.role.mode,
-            fenced=self.role.fence is not None,
+            **self._role_facts(),
             **facts,
         )
 
@@ -643,4 +651,6 @@ def _failed(
     """The commit failed as a whole: nothing of anything was applied."""
     if isinstance(frame, Commit):
         return Done(frame.id, START, failure=error.message)
+    if isinstance(frame, _Complete):  # the primary has run it; only our own part has failed
+        error = Internal("the primary has made the change, but the answer could not be completed")
     return Answer(frame.id, error=failure_of(error))

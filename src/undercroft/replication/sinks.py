@@ -51,6 +51,9 @@ class LiveSink(StoreState):
     ) -> None:
         self._commit(changes.StoreEntries(entries), done)
 
+    def begin_comparison(self) -> None:
+        self._commit(changes.BeginComparison(), lambda _: None)
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._commit(changes.JumpTo(position), lambda _: done())
 
@@ -140,6 +143,9 @@ class CopySink:
         if self._bytes > _BATCH_BYTES:
             self._flush()
         done(differing)
+
+    def begin_comparison(self) -> None:
+        """A copy counts only once it is complete."""
 
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._flush()

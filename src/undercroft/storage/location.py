@@ -90,6 +90,12 @@ def discard_staging(directory: Path) -> None:
     shutil.rmtree(directory / STAGING_NAME, ignore_errors=True)
 
 
+def require_staging(directory: Path, staged: Path) -> None:
+    """Raises StorageFailed: a store may be anywhere, but only one beside ours can be moved."""
+    if staged.absolute() != (directory / STAGING_NAME).absolute():
+        raise StorageFailed(f"{staged} is not the staging directory of {directory}")
+
+
 def swap(directory: Path, staged: Path) -> Path:
     """Make the staged store the one in use; answers where it lies now. The old one stays.
 
@@ -97,16 +103,15 @@ def swap(directory: Path, staged: Path) -> Path:
     short. Raises StorageFailed or StorageFull; then the old store is still in use, and staging as
     it was, unless `location` says otherwise: the very last sync alone can fail behind the switch.
     """
-    if staged != directory / STAGING_NAME:
-        raise StorageFailed(f"{staged} is not the staging directory of {directory}")
+    require_staging(directory, staged)
     current = _pointed(directory)
     try:
         environment.check_file(staged / environment.DATA_NAME)
         _sync(staged / environment.DATA_NAME)
         _sync(staged)
+        faults.point("staged")
     except (OSError, Corrupt) as error:
         raise _failure(staged, error) from None
-    faults.point("staged")
     taken = [1, *_numbered(directory)]  # 1: the one that lies in the directory itself
     store = directory / f"store-{max(taken) + 1}"
     try:

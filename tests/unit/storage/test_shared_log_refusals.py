@@ -174,6 +174,7 @@ def test_a_record_that_no_cluster_writes_is_refused_whatever_its_chain_says(
 @pytest.mark.parametrize(
     ("key", "record"),
     [(LOCAL + KEY[1:], SEALED), (OWN + KEY[1:], None), (KEY, b""), (KEY, CLEAR), (b"s", None)],
+    ids=["local", "own", "empty", "clear", "no mount"],
 )
 def test_a_compared_entry_that_is_not_shared_or_not_sealed_is_refused(
     opened: Opener, key: bytes, record: bytes | None

@@ -339,6 +339,7 @@ class SecondarySession:
             return
         if jump_to is not None:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
+            self.sink.begin_comparison()
         self._comparison = Comparison(
             self.sink,
             self.send,
