@@ -272,10 +272,10 @@ def test_a_jump_that_was_trimmed_is_the_base(
     history(origin)
     copy_state(replica, origin)
     jump = replica.extent.shared
-    while replica.extent.jumped:
+    for _ in range(8):
         write_beside(replica, LOCAL, {"a": b"x"})
         assert records_after(replica, jump) == []
-    assert replica.extent.shared_base == jump
+    assert (replica.extent.shared_base, replica.extent.jumped) == (jump, 0)
     write(origin, {"b": b"1"})
     follow(replica, origin)
     assert records_after(replica, jump) == records_after(origin, jump)
