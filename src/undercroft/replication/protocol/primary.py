@@ -82,6 +82,7 @@ class PrimarySession:
         self.last_heartbeat: frames.Heartbeat | None = None  # of the secondary
         self.last_heartbeat_ms = 0  # our wall clock
         self.round_trip_ms = 0
+        self.round_trips = 0  # heartbeats that were answered: the other side lives, here and now
         self.clock_skew_ms = 0
         self._host = host
         self._clock = clock
@@ -317,6 +318,7 @@ class PrimarySession:
         sent_ms = self._beats.pop(echo.number, None)
         if sent_ms is not None:
             self.round_trip_ms = self._clock.steady_ms() - sent_ms
+            self.round_trips += 1
             self.clock_skew_ms = echo.time_ms + self.round_trip_ms // 2 - self._clock.wall_ms()
 
     # comparing
