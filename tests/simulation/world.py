@@ -101,7 +101,9 @@ class World:
         """What the sessions have to say goes onto the wire; who is over hangs up."""
         client, server = connection.client_session, connection.server_session
         if client is not None and connection.client_open:
-            connection.up.data += client.take_output()
+            out = client.take_output()
+            if not connection.up.closing:
+                connection.up.data += out
             if client.ended:
                 self.network.close(connection, client=True)
                 if isinstance(client, SecondarySession):
@@ -110,7 +112,8 @@ class World:
             out = server.take_output()
             if out:
                 self._check_wire(connection, out)
-                connection.down.data += out
+                if not connection.down.closing:
+                    connection.down.data += out
             if server.ended:
                 self.network.close(connection, client=False)
                 self.by_name[connection.server].serving.pop(connection, None)
