@@ -91,6 +91,7 @@ class Cluster:
         self.disk = Disk()
         self.copy: Disk | None = None  # a first copy, beside the live data
         self.up = True
+        self.exact_from = 0  # from this place on, the state is that of the position
         self.steady_offset_ms = self.rng.randrange(1_000_000)
         self.wall_offset_ms = self.rng.randrange(-3_600_000, 3_600_000)
         self._start()

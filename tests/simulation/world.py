@@ -40,6 +40,7 @@ class World:
         self._say = say
         self.now_ms = 0
         self.steps = 0
+        self.divergences = 0  # that were counted; there are none but between a comparison's reads
         self.oracle = Oracle()
         self.network = Network(self.rng)
         self._numbers = 0
@@ -99,6 +100,7 @@ class World:
 
     def flush(self, connection: Connection) -> None:
         """What the sessions have to say goes onto the wire; who is over hangs up."""
+        self._note_reading(connection)
         client, server = connection.client_session, connection.server_session
         if client is not None and connection.client_open:
             out = client.take_output()
@@ -215,14 +217,12 @@ class World:
         cluster.complete()
         self._flush_all(cluster)
         session = cluster.session
-        if (
-            session is not None
-            and session.following
-            and session.progress is None
-            and cluster.copy is None
-            and not self._is_filtered(cluster)
-            and cluster.disk.shared.seq > session._trusted_from
-        ):
+        if session is None or not session.following or self._is_filtered(cluster):
+            return
+        if session.divergences:
+            self.divergences += session.divergences
+            session.divergences = 0
+        if session.progress is None and cluster.disk.shared.seq >= cluster.exact_from:
             self.oracle.check_root(cluster)
 
     def _is_filtered(self, cluster: Cluster) -> bool:
@@ -246,6 +246,14 @@ class World:
                 if session is not None:
                     session.work()
             self.flush(connection)
+
+    def _note_reading(self, connection: Connection) -> None:
+        """What a comparison brings may be as new as the primary's disk."""
+        client = connection.client_session
+        if isinstance(client, SecondarySession) and client.progress is not None:
+            cluster = self.by_name[connection.client]
+            primary = self.by_name[connection.server]
+            cluster.exact_from = max(cluster.exact_from, primary.disk.shared.seq)
 
     def _pass_time(self) -> None:
         self.now_ms += self.rng.choice((1, 10, 100, 100, 500, 1000, 3000))

@@ -278,8 +278,9 @@ class SecondarySession:
     # following
 
     def _follow(self) -> None:
+        # A comparison of an earlier session may have read what the primary had till now.
         self._streaming, self.state = True, STREAM_WALS
-        self._trusted_from = max(self._trusted_from, self.sink.position().seq)
+        self._trusted_from = max(self._trusted_from, self.primary_position.seq)
         self._note_canary()
 
     def _applied(self, size: int, differing: int) -> None:
