@@ -21,7 +21,7 @@ from tests.simulation.store import (
     encode_lineage,
     sealed,
 )
-from undercroft.errors import UndercroftError
+from undercroft.errors import NeedsPrimary, UndercroftError
 from undercroft.replication import moves
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage, founded
 from undercroft.replication.moves import Promotion
@@ -92,6 +92,7 @@ class Cluster:
         self.copy: Disk | None = None  # a first copy, beside the live data
         self.up = True
         self.exact_from = 0  # from this place on, the state is that of the position
+        self.compares: object = None  # the newest comparison
         self.steady_offset_ms = self.rng.randrange(1_000_000)
         self.wall_offset_ms = self.rng.randrange(-3_600_000, 3_600_000)
         self._start()
@@ -157,8 +158,8 @@ class Cluster:
         def guarded() -> int:
             try:
                 return change()
-            except UndercroftError as error:
-                raise Failure(error.message or type(error).__name__) from None
+            except (UndercroftError, NeedsPrimary) as error:
+                raise Failure(str(error) or type(error).__name__) from None
 
         self.queue.ask(guarded, done or (lambda _: None), None)
 
@@ -257,7 +258,7 @@ class Cluster:
 
         def done(_: int) -> None:
             self.idle = ""
-            self._hang_up("another primary")
+            self.hang_up("another primary")
 
         self.change(change, done)
 
@@ -586,7 +587,7 @@ class Cluster:
                 assert role.upstream is not None
                 self._connect(role.upstream)
         elif self.client is not None and role.mode not in (SECONDARY, BOOTSTRAPPING):
-            self._hang_up("the role has changed")
+            self.hang_up("the role has changed")
         if self.claiming is not None and not self.claiming.client_open:
             self.claiming = None
             self.next_claim_ms = now + self.rng.randrange(100, 10_000)
@@ -608,7 +609,7 @@ class Cluster:
             self.next_connect_ms = self.steady_ms() + 1000
             return
         sink = self.view if self.copy_view is None else self.copy_view
-        session = SecondarySession(sink, self, self, **self.world.session_options(self))
+        session = SecondarySession(sink, self, self, submit=self.disk.submits)
         self.view.session = session
         self.client, connection.client_session = connection, session
         self.world.flush(connection)
@@ -635,7 +636,7 @@ class Cluster:
         self.disk.role = msgspec.structs.replace(self.role, announcements=left)
         return 0
 
-    def _hang_up(self, why: str) -> None:
+    def hang_up(self, why: str) -> None:
         session = self.session
         if session is not None and self.client is not None:
             session.end("role", why)
@@ -668,12 +669,13 @@ class Cluster:
         self.world.say(f"{self}: the copy is complete")
         copy.role = msgspec.structs.replace(old.role, mode=SECONDARY)
         copy.quarantine = old.quarantine
+        copy.submits = False
         copy.members, copy.authority = {}, 0
         self.disk, self.copy, self.copy_view = copy, None, None
         pending = self.queue
         self.queue = Queue()
         assert not pending.completed or True
-        self._hang_up("the copy is complete")
+        self.hang_up("the copy is complete")
         self.view = LiveSink(self.disk, self.rng, self.queue)
 
     def certified(self, certificate: bytes, authority: bytes) -> None:

@@ -77,7 +77,7 @@ class Oracle:
         disk = cluster.disk
         history = self.history(disk.shared)
         for chain, position in disk.held.items():
-            if chain in history:
+            if chain in history or position.seq <= disk.unheld:
                 continue
             record = disk.records_held[chain]
             for index, (kind, *_) in enumerate(operations_of(record.body)):
@@ -93,6 +93,8 @@ class Oracle:
         history = self.history(primary.disk.shared)
         for chain in self.acknowledged - history:
             record = self.known[chain].record
+            if any(record.seq <= cluster.disk.unheld for cluster in clusters):
+                continue  # it was older than the log that is kept
             for index, _ in enumerate(operations_of(record.body)):
                 if not any(cluster.disk.was_set_aside(record, index) for cluster in clusters):
                     raise Violation(f"ACK-KEPT: {record.epoch}/{record.seq} is lost")

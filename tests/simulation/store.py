@@ -180,7 +180,8 @@ class Disk:
                     self.quarantine[name] = (record.chain, key, value if kind == PUT else None)
                     count += 1
         else:
-            self.unheld = max(self.unheld, self.base.seq)
+            if self.base.seq > behind_seq:
+                self.unheld = max(self.unheld, self.base.seq)
         return count
 
     def was_set_aside(self, record: SharedRecord, index: int) -> bool:
@@ -411,7 +412,12 @@ class LiveSink(View):
         self._ask(change, lambda _: done())
 
     def withhold(self, mounts: tuple[bytes, ...]) -> None:
-        pass
+        def change() -> int:
+            self._refuse_others()
+            self.disk.role = msgspec.structs.replace(self.disk.role, withheld=mounts)
+            return 0
+
+        self._ask(change, lambda _: None)
 
     def resume_point(self, head: bytes) -> bytes | None:
         return None

@@ -4,12 +4,12 @@ has a client, an operator or a fault do something.
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
 
 import msgspec
 
 from tests.simulation.cluster import Cluster, _Told
 from tests.simulation.network import Connection, Network, Pipe
+from tests.simulation.operators import Operator
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.store import sealed
 from undercroft.replication import moves
@@ -20,6 +20,7 @@ from undercroft.storage.keys import HEAD_BYTES, SHARED, SYSTEM
 
 KEYS = 6  # names per mount: few, so that writes meet
 QUIET_ROUNDS = 3000
+LACKING = 1 << 60  # it was filtered, and no comparison has brought the rest yet
 
 
 class World:
@@ -49,6 +50,7 @@ class World:
         self.clusters = [Cluster(self, name) for name in names]
         self.by_name = {cluster.name: cluster for cluster in self.clusters}
         self._set_up()
+        self.operator = Operator(self)
         self._acts = self._actions()
 
     def say(self, text: str) -> None:
@@ -66,11 +68,11 @@ class World:
             first._write(self._changes(first))
         first.view.advance()
         for other in others:
-            upstream = first.secondary_token(self._new_id(other))
+            upstream = first.secondary_token(self.new_id(other))
             assert upstream is not None
             other.begin_copy(upstream, first.role.set_id)
 
-    def _new_id(self, cluster: Cluster) -> str:
+    def new_id(self, cluster: Cluster) -> str:
         return f"{cluster.name.lower()}{self.number()}"
 
     # content
@@ -94,9 +96,6 @@ class World:
         return b"<" + mount[:10] + b">"
 
     # the network
-
-    def session_options(self, cluster: Cluster) -> dict[str, Any]:
-        return {}
 
     def flush(self, connection: Connection) -> None:
         """What the sessions have to say goes onto the wire; who is over hangs up."""
@@ -217,7 +216,10 @@ class World:
         cluster.complete()
         self._flush_all(cluster)
         session = cluster.session
-        if session is None or not session.following or self._is_filtered(cluster):
+        if self._is_filtered(cluster):
+            cluster.exact_from = LACKING
+            return
+        if session is None or not session.following:
             return
         if session.divergences:
             self.divergences += session.divergences
@@ -253,7 +255,10 @@ class World:
         if isinstance(client, SecondarySession) and client.progress is not None:
             cluster = self.by_name[connection.client]
             primary = self.by_name[connection.server]
+            if cluster.exact_from == LACKING and client._comparison is not cluster.compares:
+                cluster.exact_from = 0
             cluster.exact_from = max(cluster.exact_from, primary.disk.shared.seq)
+            cluster.compares = client._comparison
 
     def _pass_time(self) -> None:
         self.now_ms += self.rng.choice((1, 10, 100, 100, 500, 1000, 3000))
@@ -329,7 +334,10 @@ class World:
     # operators
 
     def _operate(self) -> None:
-        pass
+        cluster = self.rng.choice(self.clusters)
+        if cluster.up:
+            self.operator.act(cluster)
+            self._flush_all(cluster)
 
     # the end
 
@@ -340,12 +348,19 @@ class World:
         for cluster in self.clusters:
             if not cluster.up:
                 cluster.restart()
+        self._run_on(100)
+        winner = self.operator.tidy_up(self._run_on)
         self._quiet()
-        self._check_settled()
+        self._check_settled(winner)
 
     def _quiet(self) -> None:
-        """Run, without faults, until nothing has anything to do."""
-        for _ in range(QUIET_ROUNDS):
+        if not self._run_on(QUIET_ROUNDS, until=self._is_quiet):
+            waiting = [c.name for c in self.clusters if not self._is_settled(c)]
+            raise Violation(f"COMPARISON-ENDS: {waiting} do not come to rest")
+
+    def _run_on(self, rounds: int, until: Callable[[], bool] = lambda: False) -> bool:
+        """Run without faults; answers whether `until` came true."""
+        for _ in range(rounds):
             for _ in range(20):
                 moving = self.network.moving()
                 if not moving:
@@ -362,10 +377,9 @@ class World:
                 self._complete(cluster)
             self.now_ms += 100
             self._tick()
-            if self._is_quiet():
-                return
-        waiting = [c.name for c in self.clusters if not self._is_settled(c)]
-        raise Violation(f"COMPARISON-ENDS: {waiting} do not come to rest")
+            if until():
+                return True
+        return False
 
     def _is_quiet(self) -> bool:
         return all(self._is_settled(cluster) for cluster in self.clusters)
@@ -386,7 +400,7 @@ class World:
             and not session._pending_beats
         )
 
-    def _check_settled(self) -> None:
+    def _check_settled(self, winner: Cluster) -> None:
         for cluster in self.clusters:
             upstream = cluster.role.upstream
             if upstream is None or cluster.role.mode != SECONDARY:
@@ -404,6 +418,7 @@ class World:
                 raise Violation(f"KEYS: {cluster} lacks a key of {primary}")
         for cluster in self.clusters:
             self.oracle.check_quarantine(cluster)
+        self.oracle.check_nothing_lost(winner, self.clusters)
 
 
 def _weights(actions: list[tuple[int, Callable[[], None]]]) -> list[int]:

@@ -15,7 +15,7 @@ from enum import Enum
 
 import msgspec
 
-from undercroft.errors import InvalidRequest, NeedsPrimary, Unavailable, UndercroftError
+from undercroft.errors import InvalidRequest, NeedsPrimary, Unavailable
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.role import (
     BOOTSTRAPPING,
@@ -37,7 +37,7 @@ class Promotion(Enum):
     DRILL = "drill"  # detached: nobody is told
 
 
-def refusal(role: Role) -> UndercroftError | None:
+def refusal(role: Role) -> Exception | None:
     """Why this cluster may not write shared entries itself; None: it may."""
     if role.mode in (SECONDARY, BOOTSTRAPPING):
         return NeedsPrimary()

@@ -252,7 +252,7 @@ class PrimarySession:
             return
         verdict, branch_seq = frames.COMPARE, 0
         if hello.intent == frames.STREAM and not hello.partial and hello.lineage is not None:
-            problem = _stale(hello.lineage, lineage)
+            problem = _stale(hello, hello.lineage, lineage)
             if problem:
                 self._refuse(*problem)
                 return
@@ -439,10 +439,10 @@ class PrimarySession:
         self._out.append(frames.encode(frame))
 
 
-def _stale(theirs: Lineage, mine: Lineage) -> tuple[str, str] | None:
+def _stale(hello: frames.Hello, theirs: Lineage, mine: Lineage) -> tuple[str, str] | None:
     """Why a secondary with that lineage gets nothing from us."""
     if theirs.set_id != mine.set_id or not mine.common_epochs(theirs):
         return "set", "the secondary belongs to another replication set: enable it anew (wipes it)"
-    if theirs.beats(mine):
+    if theirs.beats(mine) and not hello.submits:
         return "stale", "the secondary knows a newer epoch than this primary"
     return None
