@@ -5,6 +5,8 @@ from typing import Protocol
 
 from tests.unit.storage.stores import MOUNT, change
 from undercroft.storage.batch import Batch
+from undercroft.storage.keys import SHARED
+from undercroft.storage.record import full_key_of
 from undercroft.storage.store import Retention, Store
 from undercroft.storage.verify import problems
 from undercroft.storage.view import Space
@@ -88,8 +90,13 @@ def forged(after: Position, *operations: bytes, epoch: int = 1, time_ms: int = 5
 
 
 def shared_entries(store: Store) -> dict[bytes, bytes]:
+    """Records by full key."""
     with store.snapshot() as view:
-        return {k: v for k, v in view.entries_of(store.data) if k[:1] == b"s"}
+        return {
+            full_key_of(stored, raw): raw
+            for stored, raw in view.entries_of(store.data)
+            if stored[:1] == SHARED
+        }
 
 
 def everything(store: Store) -> tuple[object, ...]:
