@@ -42,6 +42,7 @@ from undercroft.node.writer import WorkerLink, Writer
 from undercroft.observe import logs
 from undercroft.observe.metrics import Metrics
 from undercroft.replication import control
+from undercroft.request import index
 from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
 from undercroft.request.policies import PolicyStore
@@ -123,6 +124,7 @@ def bootstrap(node: Node, services: Services) -> Callable[[Transaction, int], st
         name = node.settings.cluster_name or f"undercroft-cluster-{cluster_id[:8]}"
         tx.put(CLUSTER_KEY, msgspec.msgpack.encode(Cluster(cluster_id, name)))
         services.mounts.bootstrap(tx)
+        index.make_key(tx)
         services.policies.bootstrap(tx, now_ms)
         if node.dev is not None:
             options = {"version": "2"}

@@ -17,7 +17,7 @@ import msgspec
 from undercroft.barrier.keyring import Keyring, UnknownTerm
 from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
-from undercroft.errors import Internal, ReadOnly, Unavailable, UndercroftError
+from undercroft.errors import Behind, Internal, ReadOnly, Unavailable, UndercroftError
 from undercroft.http.encode import encode as encode_response
 from undercroft.http.failure import to_http as failure_to_http
 from undercroft.http.message import HttpRequest, HttpResponse
@@ -37,6 +37,7 @@ from undercroft.node.frames import (
 )
 from undercroft.observe.logs import get_logger
 from undercroft.observe.metrics import Metrics
+from undercroft.request import index
 from undercroft.request.model import Request, Response
 from undercroft.request.pipeline import Admitted, Facts, Pipeline
 from undercroft.storage.store import Store
@@ -45,6 +46,11 @@ log = get_logger("worker")
 
 IN_FLIGHT_MAX: Final = 4096  # requests of one worker at the writer: past it, 503
 _PREPARE_THREADS: Final = 4
+_INDEX: Final = index.HEADER.lower()
+_POLL_SECONDS: Final = 0.005
+_LOST_INDEX: Final = (
+    "the index asked for is of writes that a failover set aside; this is the state without them"
+)
 _CODES: Final = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 _encode_prepared: Final = msgspec.msgpack.Encoder().encode
 
@@ -264,7 +270,38 @@ class Worker:
             return redirect.response
         except UndercroftError as error:
             return failure_to_http(error)
+        if _INDEX in request.headers and not self.services.state.sealed:
+            return self._later(self._when_caught_up(request))
+        return self._answer_request(request)
+
+    async def _when_caught_up(self, request: Request) -> HttpResponse:
+        """Answer from no state older than the client has seen (X-Vault-Index)."""
+        wait_seconds = self.services.settings.replication.best_effort_wal_wait_duration
+        deadline = time.monotonic() + wait_seconds
+        cluster_id = self.services.state.cluster_id
+        warning = ""
+        try:
+            while True:
+                with self.store.snapshot() as view:
+                    asked = index.decode(view, request.headers[_INDEX], cluster_id)
+                    verdicts = [index.judge(view, one, cluster_id) for one in asked]
+                if any(verdict.lost for verdict in verdicts):
+                    warning = _LOST_INDEX
+                if not any(verdict.behind for verdict in verdicts):
+                    break
+                if time.monotonic() > deadline:
+                    raise Behind("the required state has not arrived here yet; try again")
+                await asyncio.sleep(_POLL_SECONDS)
+        except UndercroftError as error:
+            return self._refuse(request, Facts(), self._clock_ms(), error)
+        answer = self._answer_request(request, warning)
+        return answer if isinstance(answer, HttpResponse) else await answer
+
+    def _answer_request(
+        self, request: Request, warning: str = ""
+    ) -> "HttpResponse | asyncio.Future[HttpResponse]":
         facts = Facts()
+        facts.warning = warning
         now_ms = self._clock_ms()
         try:
             return self._serve(request, facts, now_ms)
@@ -288,6 +325,8 @@ class Worker:
             if handler.prepare is not None:
                 return self._later(self._prepare(admitted, facts, now_ms, self.store))
             response = self.pipeline.run(admitted)
+        if facts.warning:
+            response = msgspec.structs.replace(response).warn(facts.warning)
         if auditor.active:
             auditor.exchange(request, facts.mount, facts.token, response, now_ms)
         return encode_response(request.id, response)

@@ -52,6 +52,7 @@ from undercroft.observe.logs import get_logger
 from undercroft.replication.membership import refusal
 from undercroft.replication.role import ROLE_KEY, Role, read_role
 from undercroft.replication.status import ReplicationStatus
+from undercroft.request import index
 from undercroft.request.model import Response
 from undercroft.request.pipeline import Admitted, Elsewhere, Pipeline
 from undercroft.request.work import has_work, work
@@ -374,7 +375,17 @@ class Writer:
         assert response is not None
         if batch.shared != before:
             response.position = batch.shared
+        if tx.writes:
+            self._add_index(response, batch)
         return Answer(frame.id, response, data, position=batch.shared)
+
+    def _add_index(self, response: Response, batch: Batch) -> None:
+        """What a client may ask not to read behind."""
+        cluster_id = self.services.state.cluster_id
+        tx = batch.transaction()
+        made = index.encode(tx, cluster_id, batch.shared, batch.position.seq) if cluster_id else ""
+        if made:
+            response.headers = {**response.headers, index.HEADER: made}
 
     def _respond(
         self, tx: Transaction, now_ms: int, frame: Execute | RunVouched | _Complete

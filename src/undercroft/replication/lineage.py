@@ -60,10 +60,13 @@ class Lineage(msgspec.Struct, frozen=True, array_like=True):
     def rank(self) -> tuple[int, bytes]:
         return self.current.rank
 
-    def opened(self, after: Position, cluster_id: str, now_ms: int) -> "Lineage":
-        """With one more epoch, which begins after the given position."""
+    def opened(
+        self, after: Position, cluster_id: str, now_ms: int, epoch_id: bytes = b""
+    ) -> "Lineage":
+        """With one more epoch, which begins after the given position; its id is random."""
         number = max(self.current.number, after.epoch) + 1
-        epoch = Epoch(number, os.urandom(EPOCH_ID_BYTES), after, cluster_id, now_ms)
+        made = epoch_id or os.urandom(EPOCH_ID_BYTES)
+        epoch = Epoch(number, made, after, cluster_id, now_ms)
         return Lineage(self.set_id, (*self.epochs, epoch))
 
     def end_of(self, index: int, last_seq: int) -> int:
@@ -110,7 +113,10 @@ class Lineage(msgspec.Struct, frozen=True, array_like=True):
         return Branch(min(mine, theirs), self.epochs[common - 1].number)
 
 
-def founded(after: Position, set_id: str, cluster_id: str, now_ms: int) -> Lineage:
+def founded(
+    after: Position, set_id: str, cluster_id: str, now_ms: int, epoch_id: bytes = b""
+) -> Lineage:
     """The lineage of a new set: one epoch, beginning after the given position."""
-    epoch = Epoch(after.epoch + 1, os.urandom(EPOCH_ID_BYTES), after, cluster_id, now_ms)
+    made = epoch_id or os.urandom(EPOCH_ID_BYTES)
+    epoch = Epoch(after.epoch + 1, made, after, cluster_id, now_ms)
     return Lineage(set_id, (epoch,))

@@ -354,9 +354,10 @@ def _undone(tx: Transaction) -> Iterator[None]:
 class Facts:
     """What the audit says of a request that may have been refused half way."""
 
-    __slots__ = ("mount", "token")
+    __slots__ = ("mount", "token", "warning")
 
     def __init__(self) -> None:
+        self.warning = ""  # to be added to the answer of a read
         self.mount: Mount | None = None
         self.token: TokenEntry | None = None
 

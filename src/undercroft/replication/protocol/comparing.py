@@ -121,7 +121,7 @@ class Comparison:
         last = self._sink.resume_point(head) if self._resume else None
         if not known or last is not None:
             yield from self._take(head, frames.AskScan(head, last or b""), {})
-        if known:
+        if known or last is not None:  # what a copy has not written yet, its digests lack
             yield from self._closer(head)
 
     def _closer(self, head: bytes) -> _Step:

@@ -66,6 +66,7 @@ class Hello(_Frame, frozen=True, array_like=True):
     cluster_addr: str = ""
     api_addr: str = ""
     partial: bool = False  # its copy is not complete yet
+    submits: bool = False  # an operator chose this primary: newer epochs of ours are given up
 
 
 class Welcome(_Frame, frozen=True, array_like=True):

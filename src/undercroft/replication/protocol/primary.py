@@ -82,6 +82,7 @@ class PrimarySession:
         self.last_heartbeat: frames.Heartbeat | None = None  # of the secondary
         self.last_heartbeat_ms = 0  # our wall clock
         self.round_trip_ms = 0
+        self.round_trips = 0  # heartbeats that were answered: the other side lives, here and now
         self.clock_skew_ms = 0
         self._host = host
         self._clock = clock
@@ -251,7 +252,7 @@ class PrimarySession:
             return
         verdict, branch_seq = frames.COMPARE, 0
         if hello.intent == frames.STREAM and not hello.partial and hello.lineage is not None:
-            problem = _stale(hello.lineage, lineage)
+            problem = _stale(hello, hello.lineage, lineage)
             if problem:
                 self._refuse(*problem)
                 return
@@ -317,6 +318,7 @@ class PrimarySession:
         sent_ms = self._beats.pop(echo.number, None)
         if sent_ms is not None:
             self.round_trip_ms = self._clock.steady_ms() - sent_ms
+            self.round_trips += 1
             self.clock_skew_ms = echo.time_ms + self.round_trip_ms // 2 - self._clock.wall_ms()
 
     # comparing
@@ -437,10 +439,10 @@ class PrimarySession:
         self._out.append(frames.encode(frame))
 
 
-def _stale(theirs: Lineage, mine: Lineage) -> tuple[str, str] | None:
+def _stale(hello: frames.Hello, theirs: Lineage, mine: Lineage) -> tuple[str, str] | None:
     """Why a secondary with that lineage gets nothing from us."""
     if theirs.set_id != mine.set_id or not mine.common_epochs(theirs):
         return "set", "the secondary belongs to another replication set: enable it anew (wipes it)"
-    if theirs.beats(mine):
+    if theirs.beats(mine) and not hello.submits:
         return "stale", "the secondary knows a newer epoch than this primary"
     return None

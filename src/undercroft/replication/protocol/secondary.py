@@ -65,13 +65,24 @@ class Progress:
 
 
 class SecondarySession:
-    """Made when a connection stands; it greets at once. The link treats it like PrimarySession."""
+    """Made when a connection stands; it greets at once. The link treats it like PrimarySession.
+
+    `submit`: an operator chose this primary (update-primary) and no session with it has stood yet.
+    Then it is followed even from a newer epoch, whose writes are set aside: so a drill ends.
+    """
 
     def __init__(
-        self, sink: Sink, host: Host, clock: Clock, *, intent: str = frames.STREAM
+        self,
+        sink: Sink,
+        host: Host,
+        clock: Clock,
+        *,
+        intent: str = frames.STREAM,
+        submit: bool = False,
     ) -> None:
         self.sink = sink
         self.intent = intent
+        self.submit = submit
         self.welcome: frames.Welcome | None = None
         self.refused: frames.Refuse | frames.Bye | None = None
         self.ended = ""
@@ -204,6 +215,7 @@ class SecondarySession:
                 host.cluster_addr(),
                 host.api_addr(),
                 partial,
+                self.submit,
             )
         )
 
@@ -257,7 +269,7 @@ class SecondarySession:
         if self.intent != frames.STREAM:
             return
         mine = None if self._host.is_partial() else self.sink.lineage()
-        if mine is not None and mine.beats(welcome.lineage):
+        if mine is not None and mine.beats(welcome.lineage) and not self.submit:
             self.end("stale", "the primary belongs to an epoch that is over")
             return
         self._host.learned(welcome.lineage, welcome.addresses, welcome.api_addr)
@@ -278,8 +290,9 @@ class SecondarySession:
     # following
 
     def _follow(self) -> None:
+        # A comparison of an earlier session may have read what the primary had till now.
         self._streaming, self.state = True, STREAM_WALS
-        self._trusted_from = max(self._trusted_from, self.sink.position().seq)
+        self._trusted_from = max(self._trusted_from, self.primary_position.seq)
         self._note_canary()
 
     def _applied(self, size: int, differing: int) -> None:
