@@ -21,7 +21,7 @@ set, and its chain makes it name one history only. A record of kind JUMP says th
 become that of a position without the records between (a comparison of states has run).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from struct import Struct
 from struct import error as StructError
@@ -143,6 +143,19 @@ class SharedRecord(NamedTuple):
 
     def encode(self) -> bytes:
         return _SHARED_HEAD.pack(*self[:4]) + self.body
+
+    def seen_by(self, passes: Callable[[bytes], bool]) -> "SharedRecord":
+        """As a secondary may see it to whom only keys that pass may go. The chain stays whole.
+
+        What was withheld from this cluster already is its digest here; it goes on as that.
+        """
+        body = [
+            encoded
+            if kind == WITHHELD or passes(key)
+            else encode_withheld(digest_operation(encoded))
+            for kind, _, key, _, encoded in operations_of(self.body)
+        ]
+        return self._replace(body=b"".join(body))
 
     @classmethod
     def decode(cls, raw: bytes) -> "SharedRecord":

@@ -42,7 +42,7 @@ def write_beside(store: Store, keyspace: bytes, entries: dict[str, bytes]) -> No
 
 
 def history(store: Store, count: int = 4) -> list[Position]:
-    """Shared records, local and own ones between them. Answers the positions, the one before first."""
+    """Shared records, local and own ones between them. Answers the positions, also that before."""
     positions = [store.extent.shared]
     for n in range(count):
         write_beside(store, LOCAL, {f"local{n}": b"x"})

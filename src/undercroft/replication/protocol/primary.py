@@ -27,9 +27,6 @@ from undercroft.storage.wal import (
     START,
     Position,
     SharedRecord,
-    digest_operation,
-    encode_withheld,
-    operations_of,
 )
 
 HEARTBEAT_MS: Final = 1000
@@ -394,11 +391,7 @@ class PrimarySession:
         passes = self._passes
         if passes is None:
             return record.encode()
-        body = [
-            encoded if passes(key[:HEAD_BYTES]) else encode_withheld(digest_operation(encoded))
-            for _, _, key, _, encoded in operations_of(record.body)
-        ]
-        return record._replace(body=b"".join(body)).encode()
+        return record.seen_by(lambda key: passes(key[:HEAD_BYTES])).encode()
 
     def _send_terms(self) -> None:
         if self.source.term() > self._known_term:
