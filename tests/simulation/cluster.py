@@ -150,9 +150,7 @@ class Cluster:
         session = self.client.client_session if self.client is not None else None
         return session if isinstance(session, SecondarySession) and not session.ended else None
 
-    def change(
-        self, change: Callable[[], int], done: Callable[[int], None] | None = None
-    ) -> None:
+    def change(self, change: Callable[[], int], done: Callable[[int], None] | None = None) -> None:
         """A change of the role or of shared data, in the queue."""
 
         def guarded() -> int:
@@ -318,9 +316,7 @@ class Cluster:
             def done(_: int) -> None:
                 self.switchover = None
 
-            self.change(
-                lambda: self._promote(Promotion.SWITCHOVER), _Told(done, lambda _: done(0))
-            )
+            self.change(lambda: self._promote(Promotion.SWITCHOVER), _Told(done, lambda _: done(0)))
         elif waiting.session.ended or self.steady_ms() > waiting.until_ms:
             # The primary may have stopped for us: only a new session shows it that we gave up.
             self.world.say(f"{self}: gives the handover up")
@@ -335,9 +331,7 @@ class Cluster:
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None
             self._check_switchover(upstream, before)
-        lineage = before.opened(
-            self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8)
-        )
+        lineage = before.opened(self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8))
         claim, announcements = role.claim, role.announcements
         if upstream is not None and kind is not Promotion.DRILL:
             ticket = ticket_of(upstream.credentials)
@@ -346,7 +340,9 @@ class Cluster:
         self.disk.role = msgspec.structs.replace(made, claim=claim, announcements=announcements)
         self.disk.authority, self.disk.members = self.world.number(), {}
         self._open(lineage)
-        self.world.say(f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}")
+        self.world.say(
+            f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}"
+        )
         return 0
 
     def _check_switchover(self, upstream: Upstream, lineage: Lineage) -> None:
@@ -386,9 +382,7 @@ class Cluster:
         def change() -> int:
             member = self.disk.members.get(secondary_id)
             if member is not None:
-                self.disk.members[secondary_id] = msgspec.structs.replace(
-                    member, withheld=withheld
-                )
+                self.disk.members[secondary_id] = msgspec.structs.replace(member, withheld=withheld)
             return 0
 
         self.change(change)
@@ -527,9 +521,7 @@ class Cluster:
                 and member.ticket == ticket.ticket
                 and ticket.authority == self.disk.authority
             )
-            fence = Fence(
-                parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms()
-            )
+            fence = Fence(parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms())
             self.disk.role = moves.fenced(
                 self.role,
                 mine,
@@ -543,9 +535,7 @@ class Cluster:
 
         self.change(
             change,
-            _Told(
-                lambda _: session.announced(True), lambda text: session.announced(False, text)
-            ),
+            _Told(lambda _: session.announced(True), lambda text: session.announced(False, text)),
         )
 
     def handover(self, session: PrimarySession) -> None:
@@ -672,9 +662,7 @@ class Cluster:
         copy.submits = False
         copy.members, copy.authority = {}, 0
         self.disk, self.copy, self.copy_view = copy, None, None
-        pending = self.queue
         self.queue = Queue()
-        assert not pending.completed or True
         self.hang_up("the copy is complete")
         self.view = LiveSink(self.disk, self.rng, self.queue)
 

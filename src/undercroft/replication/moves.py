@@ -7,8 +7,9 @@ The two rules that keep a second primary away (ONE-WRITER):
 
 - A primary that granted a handover writes again only when the secondary shows, on a session begun
   after the grant, that it has opened no epoch (`handover_is_void`). No timeout does that.
-- A secondary opens the epoch of a handover only while the session in which it was granted is the
-  newest that it has begun (`may_open`). So once it has shown itself without an epoch, it opens none.
+- A secondary opens the epoch of a handover only while the session in which it was granted is
+  the newest that it has begun (`may_open`). So once it has shown itself without an epoch, it opens
+  none.
 """
 
 from enum import Enum
