@@ -327,6 +327,8 @@ class SecondarySession:
 
     def _lineage(self) -> Lineage:
         assert self.welcome is not None
+        if self._host.is_partial():  # what the copy has of it cannot be read yet
+            return self.welcome.lineage
         return self.sink.lineage() or self.welcome.lineage
 
     def _check(self, seq: int, mine: bytes, theirs: bytes) -> None:
