@@ -177,6 +177,10 @@ class Cluster:
             if isinstance(done, _Told):
                 done.failed(str(result))
         self._refresh()
+        session = self.session
+        if session is not None and session.following and session.submit:
+            session.submit = False
+            self.change(self._submitted)
         for connection in list(self.serving):
             if isinstance(connection.server_session, PrimarySession):
                 connection.server_session.committed()
@@ -401,6 +405,10 @@ class Cluster:
             return 0
 
         self.change(change)
+
+    def _submitted(self) -> int:
+        self.disk.submits = False
+        return 0
 
     # the primary's side
 
@@ -667,7 +675,8 @@ class Cluster:
         copy, old = self.copy, self.disk
         assert copy is not None
         self.world.say(f"{self}: the copy is complete")
-        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY)
+        withheld = copy.role.withheld
+        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY, withheld=withheld)
         copy.quarantine = old.quarantine
         copy.submits = False
         copy.members, copy.authority = {}, 0

@@ -419,6 +419,9 @@ class LiveSink(View):
 
         self._ask(change, lambda _: None)
 
+    def lacks(self) -> tuple[bytes, ...]:
+        return self.disk.role.withheld
+
     def resume_point(self, head: bytes) -> bytes | None:
         return None
 
@@ -486,4 +489,7 @@ class CopySink(View):
         done()
 
     def withhold(self, mounts: tuple[bytes, ...]) -> None:
-        pass
+        self.disk.role = msgspec.structs.replace(self.disk.role, withheld=mounts)
+
+    def lacks(self) -> tuple[bytes, ...]:
+        return ()

@@ -359,7 +359,8 @@ class World:
             raise Violation(f"COMPARISON-ENDS: {waiting} do not come to rest")
 
     def _run_on(self, rounds: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Run without faults; answers whether `until` came true."""
+        """Run without faults; answers whether `until` came true, and stayed so for seconds."""
+        quiet = 0
         for _ in range(rounds):
             for _ in range(20):
                 moving = self.network.moving()
@@ -377,7 +378,8 @@ class World:
                 self._complete(cluster)
             self.now_ms += 100
             self._tick()
-            if until():
+            quiet = quiet + 1 if until() else 0
+            if quiet > 30:  # heartbeats have been exchanged, and roots compared
                 return True
         return False
 
