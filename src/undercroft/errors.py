@@ -69,6 +69,10 @@ class UnsupportedMediaType(UndercroftError):
     """PATCH without `application/merge-patch+json`: 415."""
 
 
+class Behind(UndercroftError):
+    """The state here is older than the client wants (X-Vault-Index): 412, to be tried again."""
+
+
 class Sealed(UndercroftError):
     """The barrier is closed: 503."""
 

@@ -387,10 +387,22 @@ class LiveSink(View):
 
         self._ask(change, done)
 
+    def begin_comparison(self) -> None:
+        def change() -> int:
+            self._refuse_others()
+            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=True)
+            return 0
+
+        self._ask(change, lambda _: None)
+
+    def unfinished(self) -> bool:
+        return self.disk.role.comparing
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         def change() -> int:
             self._refuse_others()
             self.disk.jump(position)
+            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
             self.committed([])
             return 0
 
@@ -465,6 +477,12 @@ class CopySink(View):
 
     def apply(self, records: list[bytes], done: Callable[[int], None]) -> None:
         raise AssertionError("a copy follows no log")
+
+    def begin_comparison(self) -> None:
+        pass
+
+    def unfinished(self) -> bool:
+        return False
 
     def store_entries(
         self, entries: list[tuple[bytes, bytes | None]], done: Callable[[int], None]

@@ -166,13 +166,14 @@ class World:
             (160, self._work_at_disk),
             (120, self._work_in_sessions),
             (120, self._pass_time),
-            (60, self._client_writes),
+            (90, self._client_writes),
             (8, self._trim),
         ]
         if self.faults:
-            actions += [(6, self._cut), (3, self._crash), (3, self._partition), (1, self._jump)]
+            actions += [(5, self._cut), (4, self._crash), (15, self._restart)]
+            actions += [(3, self._partition), (4, self._heal), (1, self._jump)]
         if self.operators:
-            actions += [(8, self._operate)]
+            actions += [(12, self._operate)]
         return actions
 
     def step(self) -> None:
@@ -311,21 +312,25 @@ class World:
         cluster = self.rng.choice(self.clusters)
         if cluster.up:
             cluster.crash()
-        else:
+
+    def _restart(self) -> None:
+        cluster = self.rng.choice(self.clusters)
+        if not cluster.up:
             cluster.restart()
 
     def _partition(self) -> None:
         blocked = self.network.blocked
-        if blocked and self.rng.random() < 0.6:
-            self.say("the network heals")
-            blocked.clear()
-            return
         one, other = self.rng.sample(self.clusters, 2)
         blocked.add((one.name, other.name))
         both = self.rng.random() < 0.6
         if both:
             blocked.add((other.name, one.name))
         self.say(f"nothing goes from {one} to {other}{' and back' if both else ''}")
+
+    def _heal(self) -> None:
+        if self.network.blocked:
+            self.say("the network heals")
+            self.network.blocked.clear()
 
     def _jump(self) -> None:
         cluster = self.rng.choice(self.clusters)

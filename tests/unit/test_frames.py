@@ -9,6 +9,7 @@ from undercroft.errors import (
     NotFound,
     PermissionDenied,
     Sealed,
+    StorageFailed,
     StorageFull,
     Unavailable,
     UndercroftError,
@@ -21,7 +22,10 @@ from undercroft.node.frames import (
     FromWorker,
     FromWriter,
     Hello,
+    Leaving,
     State,
+    Switch,
+    Switched,
     encode,
     error_of,
     failure_of,
@@ -42,7 +46,13 @@ REQUEST = Request(
     remote_address="127.0.0.1",
     remote_port=5,
 )
-FROM_WORKER = [Hello(5, b"ring"), Execute(1, REQUEST, b"\xc0"), Dropped(9), Execute(2, REQUEST)]
+FROM_WORKER = [
+    Hello(5, b"ring"),
+    Execute(1, REQUEST, b"\xc0"),
+    Dropped(9),
+    Execute(2, REQUEST),
+    Switch("/srv/data/staging"),
+]
 FROM_WRITER = [
     State(1, NodeState(initialized=True, sealed=False), b"ring"),
     Answer(
@@ -56,6 +66,10 @@ FROM_WRITER = [
         b'{"a":1.0}',
     ),
     Answer(2, error=failure_of(NotFound())),
+    Switched("store-2"),
+    Switched(error=failure_of(StorageFailed("x"))),
+    Leaving(),
+    State(2, NodeState(), store="store-2"),
 ]
 
 

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from undercroft.config import Settings
     from undercroft.node.state import NodeState
     from undercroft.observe.metrics import Metrics
+    from undercroft.replication.control import Question, Reply
     from undercroft.request.acl import Acl
     from undercroft.request.audit import Auditor
     from undercroft.request.mounts import Mount, MountTable
     from undercroft.request.policies import PolicyStore
     from undercroft.request.tokens import TokenEntry, TokenStore
+    from undercroft.storage.store import Store
 
 
 class Kind(Enum):
@@ -76,6 +78,10 @@ class Services:
     audit: "Auditor"
     seal: "SealManager | None" = None  # in the writer only
     replication: ReplicationStatus = field(default_factory=ReplicationStatus)
+    # Asks the replicator of this node, from a `prepare` (`replication/control.py`).
+    ask_replicator: "Callable[[Question], Reply] | None" = None
+    has_cluster_port: bool = True
+    store: "Store | None" = None  # of this process, for what reads all of it
     engines: Mapping[str, "Engine"] = field(default_factory=dict)
 
 
@@ -135,8 +141,9 @@ class Route:
     `{name*}` matches one or more segments, or with a LIST also nothing at all. `exists` decides
     between CREATE and UPDATE; without it every write is an UPDATE. `lower` names parameters that
     are lower-cased before the policy check sees the path (convention 33). `open` needs no token.
-    `sudo` needs the sudo capability as well. `raw_body`: the body is the handler's business
-    (`request.body`), no field is parsed and none is unknown.
+    `sudo` needs the sudo capability as well; a policy's deny of
+    `twin` denies this path too. `raw_body`: the body is the handler's business (`request.body`),
+    no field is parsed and none is unknown.
     """
 
     pattern: str
@@ -147,6 +154,7 @@ class Route:
     open: bool = False
     sealed: bool = False  # answers while sealed or uninitialised
     sudo: bool = False
+    twin: str = ""  # the path below the mount whose denial counts here, too
     raw_body: bool = False
     summary: str = ""
     description: str = ""

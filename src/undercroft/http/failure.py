@@ -13,6 +13,7 @@ _STATUS: Final[tuple[tuple[type[errors.UndercroftError], int], ...]] = (
     (errors.PermissionDenied, 403),
     (errors.NotFound, 404),
     (errors.UnsupportedOperation, 405),
+    (errors.Behind, 412),
     (errors.TooLarge, 413),
     (errors.UnsupportedMediaType, 415),
     (errors.Sealed, 503),
@@ -32,6 +33,8 @@ def to_http(error: errors.UndercroftError) -> HttpResponse:
     headers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, errors.Unavailable):
         headers = (("Retry-After", str(error.retry_after_seconds)),)
+    elif isinstance(error, errors.Behind):
+        headers = (("Retry-After", "1"),)
     return plain(status_of(error), text, headers)
 
 

@@ -416,7 +416,7 @@ def _headers_of(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The first of each name (conv 15), but lists of forwarders whole, as in `parse`."""
     headers: dict[bytes, bytes] = {}
     for name, value in fields:
-        if name == b"x-forwarded-for" and name in headers:
+        if name in (b"x-forwarded-for", b"x-vault-index") and name in headers:
             headers[name] += b", " + value
         else:
             headers.setdefault(name, value)

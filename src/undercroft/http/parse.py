@@ -90,7 +90,7 @@ def _parse_block(lines: bytes) -> Block:
         if name in headers:
             if name in (b"content-length", b"transfer-encoding", b"host"):
                 raise BadRequest("a header that may stand once is repeated")
-            if name in (b"connection", b"x-forwarded-for"):
+            if name in (b"connection", b"x-forwarded-for", b"x-vault-index"):
                 headers[name] += b", " + value.strip(b" \t")
             continue
         headers[name] = value.strip(b" \t")

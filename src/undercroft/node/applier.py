@@ -52,6 +52,7 @@ class Applier:
             changes.WithdrawHandover: self._withdraw,
             changes.Connected: self._connected,
             changes.Announced: self._announced,
+            changes.BeginComparison: self._begin,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -96,8 +97,14 @@ class Applier:
         return batch.accept_entries(change.entries, own)
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
-        self._copying(tx)
+        role = self._copying(tx)
         batch.accept_jump(change.position)
+        if role.comparing:
+            write_role(tx, msgspec.structs.replace(role, comparing=False))
+        return 0
+
+    def _begin(self, batch: Batch, tx: Transaction, change: changes.BeginComparison) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), comparing=True))
         return 0
 
     def _set_aside(self, batch: Batch, tx: Transaction, change: changes.SetAside) -> int:

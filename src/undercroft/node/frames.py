@@ -50,11 +50,15 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The node's state and keyring, whenever either changes; without keyring: drop yours."""
+    """The node's state and keyring, whenever either changes; without keyring: drop yours.
+
+    `store` names the store that all of this is of (`location.name_of`): read that one from now on.
+    """
 
     serial: int
     state: NodeState
     keyring: bytes = b""
+    store: str = ""
 
     def __repr__(self) -> str:
         return f"<State {self.serial} sealed={self.state.sealed}>"
@@ -140,8 +144,25 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag=12):
     status: ReplicationStatus
 
 
-FromWorker = Hello | Execute | Dropped | Commit | RunVouched | PrimaryAnswered | Report
-FromWriter = State | Answer | Done | AskPrimary | Committed | Report
+class Switch(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Make the store that is staged at `path` the node's, in one step."""
+
+    path: str
+
+
+class Switched(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """What became of a Switch: the new store's name, or why nothing has changed."""
+
+    store: str = ""
+    error: Failure | None = None
+
+
+class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """The writer is about to end by itself: send no more, it still answers what it was sent."""
+
+
+FromWorker = Hello | Execute | Dropped | Commit | RunVouched | PrimaryAnswered | Report | Switch
+FromWriter = State | Answer | Done | AskPrimary | Committed | Report | Switched | Leaving
 
 _encoder: Final = msgspec.msgpack.Encoder()
 

@@ -27,6 +27,7 @@ from undercroft.engines.base import Services
 from undercroft.engines.system.health import remember_version
 from undercroft.errors import InvalidRequest, UndercroftError
 from undercroft.http.listener import Listener
+from undercroft.node.replicator import Replicator
 from undercroft.node.state import CLUSTER_KEY, Cluster, NodeState
 from undercroft.node.supervisor import (
     DRAIN_SECONDS,
@@ -40,17 +41,21 @@ from undercroft.node.worker import Worker
 from undercroft.node.writer import WorkerLink, Writer
 from undercroft.observe import logs
 from undercroft.observe.metrics import Metrics
+from undercroft.replication import control
+from undercroft.request import index
 from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
 from undercroft.request.policies import PolicyStore
 from undercroft.request.tokens import Limits, TokenStore
 from undercroft.storage.directory import locked_directory, memory_directory
+from undercroft.storage.location import clean, location, name_of
 from undercroft.storage.store import Retention, Store
 from undercroft.storage.view import Transaction
 
 log = logs.get_logger("core")
 
 SOCKET_NAME: Final = "writer.sock"
+CONTROL_NAME: Final = "replicator.sock"
 
 
 @dataclass
@@ -74,6 +79,9 @@ class Node:
     writer_path: str
     started_ms: int
     dev: DevOptions | None
+    cluster_sockets: list[socket.socket]
+    control_socket: socket.socket
+    control_path: str
 
 
 def build_services(node: Node) -> Services:
@@ -99,6 +107,8 @@ def build_services(node: Node) -> Services:
             metrics=node.metrics,
             warn=log.warn,
         ),
+        ask_replicator=partial(control.ask, node.control_path),
+        has_cluster_port=bool(node.cluster_sockets),
         engines=registry.ENGINES,
     )
 
@@ -114,6 +124,7 @@ def bootstrap(node: Node, services: Services) -> Callable[[Transaction, int], st
         name = node.settings.cluster_name or f"undercroft-cluster-{cluster_id[:8]}"
         tx.put(CLUSTER_KEY, msgspec.msgpack.encode(Cluster(cluster_id, name)))
         services.mounts.bootstrap(tx)
+        index.make_key(tx)
         services.policies.bootstrap(tx, now_ms)
         if node.dev is not None:
             options = {"version": "2"}
@@ -143,10 +154,12 @@ async def _writer(node: Node) -> None:
         replication.logshipper_buffer_size,
         replication.log_retention_age,
     )
-    store = Store.open(node.directory, writable=True, durable=node.durable, retention=retention)
+    path = location(node.directory)
+    store = Store.open(path, writable=True, durable=node.durable, retention=retention)
+    clean(node.directory)
     if store.digests_rebuilt:
         log.warn("the stored digests were damaged and have been made anew: check the disk")
-    writer = Writer(store, services, loop)
+    writer = Writer(store, services, loop, directory=node.directory, stop=stop.set)
     seal = SealManager(
         node.settings.seal,
         on_keyring=lambda keyring: _on_keyring(writer, keyring),
@@ -166,6 +179,7 @@ async def _writer(node: Node) -> None:
     _settle_collector()
     await stop.wait()
     server.close()
+    await writer.farewell()
     store.close()
 
 
@@ -233,7 +247,15 @@ async def _worker(node: Node, index: int) -> None:
     stop = _stop_event(loop)
     stopping = asyncio.ensure_future(stop.wait())
     services = build_services(node)
-    worker = Worker(await _open_for_reading(node), services, node.writer_path)
+    store = await _open_for_reading(node)
+    worker = Worker(
+        store,
+        services,
+        node.writer_path,
+        store_name=name_of(node.directory, Path(store.env.path())),
+        open_store=partial(_open_named, node),
+    )
+    del store  # the worker may go on to another one
     connecting = asyncio.ensure_future(worker.connect())
     await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
     listeners = [
@@ -255,11 +277,47 @@ async def _open_for_reading(node: Node) -> Store:
     deadline = time.monotonic() + 30
     while True:
         try:
-            return Store.open(node.directory, writable=False, durable=node.durable)
+            return Store.open(location(node.directory), writable=False, durable=node.durable)
         except UndercroftError:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.01)
+
+
+def _open_named(node: Node, name: str) -> Store:
+    return Store.open(node.directory / name, writable=False, durable=node.durable)
+
+
+# the replicator's process
+
+
+def replicator_main(node: Node) -> None:
+    uvloop.run(_replicator(node))
+
+
+async def _replicator(node: Node) -> None:
+    node.metrics.attach(2 + len(node.listeners[0][1]))
+    stop = _stop_event(asyncio.get_running_loop())
+    services = build_services(node)
+    store = await _open_for_reading(node)
+    replicator = Replicator(
+        store,
+        services,
+        node.writer_path,
+        node.directory,
+        node.cluster_sockets,
+        store_name=name_of(node.directory, Path(store.env.path())),
+        open_store=partial(_open_named, node),
+    )
+    del store  # the replicator may go on to another one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, node, services)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(
+        lambda: control.ControlLink(replicator.answer), sock=node.control_socket
+    )
+    _settle_collector()
+    await replicator.run(stop)
+    server.close()
 
 
 # both
@@ -304,16 +362,19 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
             settings,
             directory,
             durable,
-            Metrics(processes=count + 2),
+            Metrics(processes=count + 3),
             listeners,
             writer_socket,
             writer_path,
             time.time_ns() // 1_000_000,
             dev,
+            _cluster_sockets(settings),
+            *listen_unix(directory, CONTROL_NAME),
         )
         children = [Child("writer", lambda: writer_main(node))]
         for index in range(count):
             children.append(Child(f"worker-{index}", partial(worker_main, node, index)))
+        children.append(Child("replicator", lambda: replicator_main(node)))
         log.info(
             "starting",
             version=__version__,
@@ -333,6 +394,21 @@ def _listen(address: str, count: int) -> list[socket.socket]:
             f"cannot listen on {address}: {error.strerror}",
             hint="another server may be running there; choose another listener address",
         ) from None
+
+
+def _cluster_sockets(settings: Settings) -> list[socket.socket]:
+    """The cluster ports, which only a replicating node needs: one that is taken ends no start."""
+    sockets: list[socket.socket] = []
+    for address in dict.fromkeys(ls.cluster_address for ls in settings.listeners):
+        try:
+            sockets += listen(address, 1)
+        except OSError as error:
+            log.warn(
+                "the cluster port cannot be had: this node cannot be a replication primary",
+                address=address,
+                error=error.strerror or "",
+            )
+    return sockets
 
 
 @contextlib.contextmanager

@@ -48,4 +48,5 @@ class NodeState(msgspec.Struct, frozen=True):
     ha_healthy: bool = True  # the link to the active node, on a standby
     performance_mode: str = "disabled"  # or primary, secondary, bootstrapping
     dr_mode: str = "disabled"
+    withheld: tuple[bytes, ...] = ()  # mounts whose data the primary keeps from this secondary
     fenced: bool = False  # a primary that met a higher epoch: reads go on

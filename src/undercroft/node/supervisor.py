@@ -108,6 +108,10 @@ class Supervisor:
         )
         child.restart_at = now + child.delay
         code = os.waitstatus_to_exitcode(status)
+        if code == 0:  # in good order: the writer has switched to another store
+            child.restart_at = now if stable else child.restart_at
+            log.info("a process has ended by itself and is started again", process=child.name)
+            return
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.error("a process ended and is started again", process=child.name, reason=why)
         if self._metrics is not None:

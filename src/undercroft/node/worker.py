@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
+from weakref import WeakSet
 
 import msgspec
 
 from undercroft.barrier.keyring import Keyring, UnknownTerm
 from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
-from undercroft.errors import Internal, ReadOnly, Unavailable, UndercroftError
+from undercroft.errors import Behind, Internal, ReadOnly, Unavailable, UndercroftError
 from undercroft.http.encode import encode as encode_response
 from undercroft.http.failure import to_http as failure_to_http
 from undercroft.http.message import HttpRequest, HttpResponse
@@ -28,12 +29,15 @@ from undercroft.node.frames import (
     Execute,
     FromWriter,
     Hello,
+    Leaving,
+    Report,
     State,
     encode,
     error_of,
 )
 from undercroft.observe.logs import get_logger
 from undercroft.observe.metrics import Metrics
+from undercroft.request import index
 from undercroft.request.model import Request, Response
 from undercroft.request.pipeline import Admitted, Facts, Pipeline
 from undercroft.storage.store import Store
@@ -42,6 +46,11 @@ log = get_logger("worker")
 
 IN_FLIGHT_MAX: Final = 4096  # requests of one worker at the writer: past it, 503
 _PREPARE_THREADS: Final = 4
+_INDEX: Final = index.HEADER.lower()
+_POLL_SECONDS: Final = 0.005
+_LOST_INDEX: Final = (
+    "the index asked for is of writes that a failover set aside; this is the state without them"
+)
 _CODES: Final = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 _encode_prepared: Final = msgspec.msgpack.Encoder().encode
 
@@ -53,12 +62,14 @@ class WriterLink(asyncio.Protocol):
         self,
         path: str,
         on_state: Callable[[State], None],
+        on_report: Callable[[Report], None],
         offer: Callable[[], bytes],
         metrics: Metrics,
     ) -> None:
         self._path = path
         self._metrics = metrics
         self._on_state = on_state
+        self._on_report = on_report
         self._offer = offer
         self._decoder = Decoder(FromWriter)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -88,8 +99,18 @@ class WriterLink(asyncio.Protocol):
                 self._metrics.set("vault.core.in_flight_requests", to=len(self._waiting))
                 if future is not None and not future.done():
                     future.set_result(frame)
-            else:
+            elif isinstance(frame, Report):
+                self._on_report(frame)
+            elif isinstance(frame, State):
                 self._on_state(frame)
+            elif isinstance(frame, Leaving):
+                self._take_leave()
+
+    def _take_leave(self) -> None:
+        """The writer ends by itself: from now on 503; what it was sent it answers before."""
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            transport.write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         """What was sent may or may not have been committed: say so, never pretend."""
@@ -138,12 +159,21 @@ class Worker:
         services: Services,
         socket_path: str,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        store_name: str,
+        open_store: Callable[[str], Store],
     ) -> None:
+        """`open_store` opens a store of the node by its name (`location.name_of`)."""
         self.store = store
+        self._store_name = store_name
+        self._open_store = open_store
+        self._left: WeakSet[Store] = WeakSet()  # stores left behind that a thread still reads
+        self._left_secrets: list[bytes] = []  # of all of them: a seal must overwrite these too
         self.services = services
+        services.store = store
         self.pipeline = Pipeline(services)
         self.link = WriterLink(
-            socket_path, self._on_state, self._keyring_to_offer, services.metrics
+            socket_path, self._on_state, self._on_report, self._keyring_to_offer, services.metrics
         )
         self._clock_ms = clock_ms
         self._new_id = request_ids()
@@ -159,18 +189,58 @@ class Worker:
 
     def _on_state(self, frame: State) -> None:
         self.services.state = frame.state
+        has_switched = frame.store != self._store_name
+        if has_switched:
+            self._switch_store(frame.store)
         if frame.keyring:
             self.store.set_keyring(Keyring.deserialize(frame.keyring))
             self.services.audit.activate()
+            if has_switched and self.services.audit.active:
+                with self.store.snapshot() as view:  # requests that are under way are audited too
+                    self.services.audit.refresh(view)
         else:
-            secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
-            self.store.set_keyring(None)
+            secrets = self._drop_keyrings()
             self.services.audit.forget()
             self.services.mounts.forget()
             self.services.policies.forget()
             scrub(secrets)
             self.link.tell(Dropped(frame.serial))
         self._ready.set()
+
+    def _on_report(self, frame: Report) -> None:
+        self.services.replication = frame.status
+
+    def _drop_keyrings(self) -> list[bytes]:
+        """Of the store in use and of those left behind; answers their keys, to be overwritten."""
+        secrets, self._left_secrets = self._left_secrets, []
+        if self.store.keyring is not None:
+            secrets = list({*secrets, *self.store.keyring.secrets()})
+        for store in (self.store, *self._left):
+            store.set_keyring(None)
+        return secrets
+
+    def _switch_store(self, name: str) -> None:
+        """Read another store from the next request on.
+
+        The old one is not closed here: a view of it may still be open in a thread. It ends with the
+        last of them, and nothing else refers to it.
+        """
+        try:
+            store = self._open_store(name)
+        except UndercroftError as error:
+            # What the old one holds is no longer true. The next process finds its store by itself.
+            log.error("cannot open the new store", error=error.message, hint=error.hint)
+            os._exit(1)
+        self._left.add(self.store)
+        if self.store.keyring is not None:
+            self._left_secrets = list({*self._left_secrets, *self.store.keyring.secrets()})
+        self.store, self._store_name = store, name
+        self.services.store = store
+        # Generations of two stores have nothing to do with each other.
+        self.services.audit.forget()
+        self.services.mounts.forget()
+        self.services.policies.forget()
+        log.info("reading another store", store=name)
 
     def _keyring_to_offer(self) -> bytes:
         keyring = self.store.keyring
@@ -200,7 +270,38 @@ class Worker:
             return redirect.response
         except UndercroftError as error:
             return failure_to_http(error)
+        if _INDEX in request.headers and not self.services.state.sealed:
+            return self._later(self._when_caught_up(request))
+        return self._answer_request(request)
+
+    async def _when_caught_up(self, request: Request) -> HttpResponse:
+        """Answer from no state older than the client has seen (X-Vault-Index)."""
+        wait_seconds = self.services.settings.replication.best_effort_wal_wait_duration
+        deadline = time.monotonic() + wait_seconds
+        cluster_id = self.services.state.cluster_id
+        warning = ""
+        try:
+            while True:
+                with self.store.snapshot() as view:
+                    asked = index.decode(view, request.headers[_INDEX], cluster_id)
+                    verdicts = [index.judge(view, one, cluster_id) for one in asked]
+                if any(verdict.lost for verdict in verdicts):
+                    warning = _LOST_INDEX
+                if not any(verdict.behind for verdict in verdicts):
+                    break
+                if time.monotonic() > deadline:
+                    raise Behind("the required state has not arrived here yet; try again")
+                await asyncio.sleep(_POLL_SECONDS)
+        except UndercroftError as error:
+            return self._refuse(request, Facts(), self._clock_ms(), error)
+        answer = self._answer_request(request, warning)
+        return answer if isinstance(answer, HttpResponse) else await answer
+
+    def _answer_request(
+        self, request: Request, warning: str = ""
+    ) -> "HttpResponse | asyncio.Future[HttpResponse]":
         facts = Facts()
+        facts.warning = warning
         now_ms = self._clock_ms()
         try:
             return self._serve(request, facts, now_ms)
@@ -222,8 +323,10 @@ class Worker:
             admitted = self.pipeline.admit(request, view, now_ms, facts)
             handler = admitted.handler
             if handler.prepare is not None:
-                return self._later(self._prepare(admitted, facts, now_ms))
+                return self._later(self._prepare(admitted, facts, now_ms, self.store))
             response = self.pipeline.run(admitted)
+        if facts.warning:
+            response = msgspec.structs.replace(response).warn(facts.warning)
         if auditor.active:
             auditor.exchange(request, facts.mount, facts.token, response, now_ms)
         return encode_response(request.id, response)
@@ -243,14 +346,16 @@ class Worker:
     def _later(self, work: Coroutine[Any, Any, HttpResponse]) -> "asyncio.Future[HttpResponse]":
         return asyncio.ensure_future(work)
 
-    async def _prepare(self, admitted: Admitted, facts: Facts, now_ms: int) -> HttpResponse:
+    async def _prepare(
+        self, admitted: Admitted, facts: Facts, now_ms: int, store: Store
+    ) -> HttpResponse:
         """Slow work in a thread over a view of its own, then the writer (DESIGN idea 8)."""
         call = admitted.call
         prepare = admitted.handler.prepare
         assert prepare is not None
 
         def in_thread() -> bytes:
-            with self.store.snapshot() as view:
+            with store.snapshot() as view:
                 call.view = view
                 return _encode_prepared(prepare(call))
 

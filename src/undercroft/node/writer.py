@@ -6,6 +6,7 @@ has expired and does queued work in slices. It holds the seal, and tells every w
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -35,22 +37,28 @@ from undercroft.node.frames import (
     FromWorker,
     FromWriter,
     Hello,
+    Leaving,
     PrimaryAnswered,
     Report,
     RunVouched,
     State,
+    Switch,
+    Switched,
     encode,
     failure_of,
 )
+from undercroft.node.switch import check_staged
 from undercroft.observe.logs import get_logger
 from undercroft.replication.membership import refusal
 from undercroft.replication.role import ROLE_KEY, Role, read_role
 from undercroft.replication.status import ReplicationStatus
+from undercroft.request import index
 from undercroft.request.model import Response
 from undercroft.request.pipeline import Admitted, Elsewhere, Pipeline
 from undercroft.request.work import has_work, work
 from undercroft.storage.batch import Batch, OutOfOrder
 from undercroft.storage.keys import HEAD_BYTES, SHARED, TOKENS
+from undercroft.storage.location import location, name_of, require_staging, swap
 from undercroft.storage.store import Store
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import START
@@ -61,6 +69,7 @@ BATCH_MAX: Final = 256  # requests per commit: bounds how long a commit may hold
 QUEUE_MAX: Final = 8192  # requests waiting: past it, 503 with Retry-After
 _TICK_SECONDS: Final = 0.5
 _REAP_MAX: Final = 200
+_FAREWELL_SECONDS: Final = 1.0  # for workers to take their last answers
 _PEER_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 _OUTCOME_UNKNOWN: Final = (
@@ -99,8 +108,14 @@ class WorkerLink(asyncio.Protocol):
         for frame in self._decoder.feed(data):
             if isinstance(frame, Execute | Commit | RunVouched):
                 self._writer.submit(self, frame)
+            elif isinstance(frame, Switch):
+                self._writer.asked_to_switch(self, frame)
             else:
                 self._writer.told(self, frame)
+
+    def eof_received(self) -> None:
+        """The worker sends no more. What it sent is answered before the transport closes itself."""
+        self._writer.finish()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -136,7 +151,16 @@ class Writer:
         services: Services,
         loop: asyncio.AbstractEventLoop,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        directory: Path,
+        stop: Callable[[], None],
     ) -> None:
+        """`directory` is the node's, `stop` ends this process in an orderly way."""
+        self._directory = directory
+        self._stop = stop
+        self._store_name = name_of(directory, Path(store.env.path()))
+        self._left_to: str | None = None  # the store that has taken the place of ours
+        self._alone = asyncio.Event()  # after that, once no worker is connected any more
         self.store = store
         self.services = services
         self.pipeline = Pipeline(services)
@@ -194,6 +218,8 @@ class Writer:
             for number in list(self._elsewhere):
                 failure = failure_of(Unavailable(_OUTCOME_UNKNOWN))
                 self._primary_answered(PrimaryAnswered(Answer(number, error=failure)))
+        if not self.links:
+            self._alone.set()
 
     def _reported(self, report: Report) -> None:
         """How replication is going: everybody of the node is told."""
@@ -274,6 +300,7 @@ class Writer:
     def _run_batch(self, waiting: list[_Waiting]) -> "_Batch":
         """Run, commit, and only then hand out the answers."""
         done = _Batch()
+        self._refuse_once_left()
         batch = self.store.batch(self._clock_ms)
         try:
             for link, frame in waiting:
@@ -348,7 +375,17 @@ class Writer:
         assert response is not None
         if batch.shared != before:
             response.position = batch.shared
+        if tx.writes:
+            self._add_index(response, batch)
         return Answer(frame.id, response, data, position=batch.shared)
+
+    def _add_index(self, response: Response, batch: Batch) -> None:
+        """What a client may ask not to read behind."""
+        cluster_id = self.services.state.cluster_id
+        tx = batch.transaction()
+        made = index.encode(tx, cluster_id, batch.shared, batch.position.seq) if cluster_id else ""
+        if made:
+            response.headers = {**response.headers, index.HEADER: made}
 
     def _respond(
         self, tx: Transaction, now_ms: int, frame: Execute | RunVouched | _Complete
@@ -391,6 +428,7 @@ class Writer:
 
     def commit_internal(self, change: Callable[[Transaction, int], object]) -> None:
         """Run one change of our own in a commit of its own, now. Raises what it raises."""
+        self._refuse_once_left()
         batch = self.store.batch(self._clock_ms)
         try:
             tx = batch.transaction()
@@ -412,6 +450,8 @@ class Writer:
 
     def tick(self) -> None:
         """Now and then: reap the expired, do queued work; at once again while there is more."""
+        if self._left_to is not None:
+            return
         delay = _TICK_SECONDS
         self._measure_store()
         try:
@@ -467,7 +507,73 @@ class Writer:
         self.store.refuse_shared = refusal(role)
 
     def publish_role(self) -> None:
-        self.publish(performance_mode=self.role.mode, fenced=self.role.fence is not None)
+        self.publish(**self._role_facts())
+
+    def _role_facts(self) -> dict[str, Any]:
+        role = self.role
+        return {
+            "performance_mode": role.mode,
+            "fenced": role.fence is not None,
+            "withheld": role.withheld,
+        }
+
+    # another store
+
+    def asked_to_switch(self, link: WorkerLink, frame: Switch) -> None:
+        try:
+            answer = Switched(self.switch_store(Path(frame.path)))
+        except UndercroftError as error:
+            log.error("cannot switch to the staged store", error=error.message, hint=error.hint)
+            answer = Switched(error=failure_of(error))
+        link.send(answer)
+        link.flush()
+
+    def switch_store(self, staged: Path) -> str:
+        """Give up this store for the staged one, and end: the next writer opens that one.
+
+        The caller has filled it completely, own entries included, has synced it and has it open no
+        more. Every write is refused from here on; what was committed to this store stays behind.
+        Answers the new store's name. Raises StorageFailed, StorageFull or Unavailable when nothing
+        has changed.
+        """
+        self._refuse_once_left()
+        seal = self.services.seal
+        assert seal is not None
+        require_staging(self._directory, staged)
+        check_staged(staged, seal, self.store.keyring)
+        try:
+            swap(self._directory, staged)
+        except UndercroftError:
+            if name_of(self._directory, location(self._directory)) == self._store_name:
+                raise
+            # The switch itself could not be synced. Either store is whole, whichever is found after
+            # a power cut, so the node goes on with the one that everybody else would open now.
+        self._left_to = name_of(self._directory, location(self._directory))
+        log.info("switching to the new store", store=self._left_to)
+        self._stop()
+        return self._left_to
+
+    async def farewell(self) -> None:
+        """Before this process ends after a switch: let the workers have all their answers.
+
+        Nobody connects any more: new connections wait for the next writer.
+        """
+        if self._left_to is None or not self.links:
+            return
+        for link in self.links:
+            link.send(Leaving())
+            link.flush()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._alone.wait(), _FAREWELL_SECONDS)
+
+    def finish(self) -> None:
+        """Answer, now, what came after the switch: with a refusal."""
+        while self._left_to is not None and self._queue:
+            self._commit_waiting()
+
+    def _refuse_once_left(self) -> None:
+        if self._left_to is not None:
+            raise Unavailable("the node is switching to another store; nothing was applied")
 
     # seal
 
@@ -479,8 +585,7 @@ class Writer:
         self.publish_seal(
             sealed=False,
             active_since_ms=self._clock_ms(),
-            performance_mode=self.role.mode,
-            fenced=self.role.fence is not None,
+            **self._role_facts(),
             **facts,
         )
 
@@ -535,7 +640,10 @@ class Writer:
     def _state_frame(self) -> State:
         keyring = self.store.keyring
         return State(
-            self._serial, self.services.state, b"" if keyring is None else keyring.serialize()
+            self._serial,
+            self.services.state,
+            b"" if keyring is None else keyring.serialize(),
+            self._store_name,
         )
 
 
@@ -554,4 +662,6 @@ def _failed(
     """The commit failed as a whole: nothing of anything was applied."""
     if isinstance(frame, Commit):
         return Done(frame.id, START, failure=error.message)
+    if isinstance(frame, _Complete):  # the primary has run it; only our own part has failed
+        error = Internal("the primary has made the change, but the answer could not be completed")
     return Answer(frame.id, error=failure_of(error))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, cast
 
 from undercroft.errors import Internal, Unavailable
@@ -17,9 +18,12 @@ from undercroft.node.frames import (
     FromWorker,
     FromWriter,
     Hello,
+    Leaving,
     Report,
     RunVouched,
     State,
+    Switch,
+    Switched,
     encode,
     failure_of,
 )
@@ -80,8 +84,19 @@ class ChangeLink(asyncio.Protocol):
                 self._listener.on_state(frame)
             elif isinstance(frame, AskPrimary):
                 self._listener.on_ask_primary(frame)
+            elif isinstance(frame, Leaving):
+                self._take_leave()
+            elif isinstance(frame, Switched):
+                if frame.error is not None:
+                    log.error("the node could not switch stores", error=frame.error.message)
             else:
                 assert isinstance(frame, Report), "the writer sends nothing else"
+
+    def _take_leave(self) -> None:
+        """The writer ends by itself; what it was sent it answers before."""
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            transport.write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -119,6 +134,10 @@ class ChangeLink(asyncio.Protocol):
             return
         self._calls[self._next_id] = answered
         self._transport.write(encode(RunVouched(self._next_id, vouched)))
+
+    def switch(self, staged: Path) -> None:
+        """Have the node go over to a store that is complete and closed."""
+        self.tell(Switch(str(staged)))
 
     def dropped(self, serial: int) -> None:
         self.tell(Dropped(serial))

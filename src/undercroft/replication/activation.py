@@ -155,6 +155,10 @@ def write(tx: Snapshot, secondary: Secondary) -> None:
     _space(tx).write(_PREFIX + secondary.id, secondary)
 
 
+def with_wrapping(secondary: Secondary, accessor: str) -> Secondary:
+    return msgspec.structs.replace(secondary, wrapping_accessor=accessor)
+
+
 def activate(tx: Snapshot, secondary_id: str) -> None:
     """It has connected with its certificate."""
     found = find(tx, secondary_id)

@@ -180,14 +180,18 @@ def _strict(
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols([ALPN])
     context.load_verify_locations(cadata=authority)
-    pem = ssl.DER_cert_to_PEM_cert(certificate).encode() + _key_pem(key)
+    load_pem(context, ssl.DER_cert_to_PEM_cert(certificate) + _key_pem(key).decode())
+    return context
+
+
+def load_pem(context: ssl.SSLContext, pem: str) -> None:
+    """Certificate and key of this side; `ssl` takes them from files only. Raises SSLError."""
     descriptor = os.memfd_create("credentials", os.MFD_CLOEXEC)  # a file, but on no disk
     try:
-        os.write(descriptor, pem)
+        os.write(descriptor, pem.encode())
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
-    return context
 
 
 _ID_OID: Final = x509.ObjectIdentifier("2.25.113059749145936325402354257176981405696")

@@ -90,6 +90,10 @@ class Connected(_Change, frozen=True, array_like=True, tag=12):
     secondary_id: str
 
 
+class BeginComparison(_Change, frozen=True, array_like=True, tag=14):
+    """Entries are about to change without a position: until a JumpTo data may be missing."""
+
+
 class Announced(_Change, frozen=True, array_like=True, tag=13):
     """An old primary has acknowledged our epoch: it need not be told again."""
 
@@ -110,4 +114,5 @@ Change = (
     | WithdrawHandover
     | Connected
     | Announced
+    | BeginComparison
 )

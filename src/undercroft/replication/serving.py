@@ -29,7 +29,7 @@ from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.ports import Clock, Passes
 from undercroft.replication.protocol.primary import PrimarySession
 from undercroft.replication.role import PRIMARY, Role
-from undercroft.replication.state import StoreState
+from undercroft.replication.sinks import LiveSink
 from undercroft.replication.status import PeerStatus
 from undercroft.request.vouched import Vouched
 from undercroft.storage.store import Store
@@ -62,7 +62,7 @@ class Node(Protocol):
     @property
     def role(self) -> Role: ...
     @property
-    def state(self) -> StoreState: ...
+    def state(self) -> LiveSink: ...
     def report_soon(self) -> None: ...
 
 

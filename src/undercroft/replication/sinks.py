@@ -52,6 +52,9 @@ class LiveSink(StoreState):
     ) -> None:
         self._commit(changes.StoreEntries(entries), done)
 
+    def begin_comparison(self) -> None:
+        self._commit(changes.BeginComparison(), lambda _: None)
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._commit(changes.JumpTo(position), lambda _: done())
 
@@ -122,7 +125,7 @@ class CopySink:
         self._flush()
         with self.store.snapshot() as view:
             cursor = view.txn.cursor(self.store.data)
-            behind = head[:-1] + bytes((head[-1] + 1,)) if head[-1] < 255 else head + b"\xff" * 500
+            behind = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
             found = cursor.set_range(behind)
             found = cursor.prev() if found else cursor.last()
             return cursor.key() if found and cursor.key().startswith(head) else None
@@ -145,6 +148,9 @@ class CopySink:
         if self._bytes > _BATCH_BYTES:
             self._flush()
         done(differing)
+
+    def begin_comparison(self) -> None:
+        """A copy counts only once it is complete."""
 
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._flush()

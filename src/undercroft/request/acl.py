@@ -190,6 +190,11 @@ class Acl:
         grant = self._exact.get(path) or self._find(path)
         return grant is not None and bool(grant.bits & _SUDO)
 
+    def denies(self, path: str) -> bool:
+        """Whether a rule denies the path in so many words; no rule at all is not that."""
+        grant = self._exact.get(path) or self._find(path)
+        return grant is not None and bool(grant.bits & _DENY)
+
     def capabilities(self, path: str) -> list[str]:
         """What `sys/capabilities` answers: sorted names, `["root"]`, or `["deny"]` for nothing."""
         if self.is_root:

@@ -147,14 +147,6 @@ class MountTable:
                 seal_wrap=True,
             ),
             Mount(
-                CUBBYHOLE,
-                "cubbyhole/",
-                "cubbyhole",
-                new_accessor("cubbyhole"),
-                "per-token private secret storage",
-                local=True,
-            ),
-            Mount(
                 TOKENS,
                 "auth/token/",
                 "token",
@@ -163,6 +155,20 @@ class MountTable:
             ),
         ):
             self.put(tx, mount)
+        bootstrap_local(tx)
+
+
+def bootstrap_local(tx: Snapshot) -> None:
+    """The local part of that: a secondary gets the rest from its primary."""
+    mount = Mount(
+        CUBBYHOLE,
+        "cubbyhole/",
+        "cubbyhole",
+        new_accessor("cubbyhole"),
+        "per-token private secret storage",
+        local=True,
+    )
+    Space(tx, LOCAL, SYSTEM).write(_PREFIX + mount.uuid, mount)
 
 
 def mount_id_of(key: bytes) -> bytes:

@@ -17,16 +17,20 @@ import msgspec
 
 from undercroft.engines.base import Apply, Call, Caller, Engine, Handler, Route, Services
 from undercroft.engines.system.openapi import help_answer
+from undercroft.engines.system.replication.routes import MISSPELT
 from undercroft.errors import (
     InvalidRequest,
     NeedsPrimary,
+    NotFound,
     PermissionDenied,
     ReadOnly,
     Sealed,
+    Unavailable,
     UndercroftError,
     UnsupportedOperation,
     UnsupportedPath,
 )
+from undercroft.replication.role import BOOTSTRAPPING
 from undercroft.request.acl import Acl
 from undercroft.request.dispatch import Match, Routes, decode_body, lowered, parse_fields
 from undercroft.request.model import Auth, Operation, Request, Response
@@ -41,6 +45,21 @@ from undercroft.storage.view import Snapshot, Transaction
 _DENIED: Final = "1 error occurred:\n\t* permission denied\n\n"
 _FOLDER: Final = "cannot write to a path ending in '/'"
 _WRITES: Final = (Operation.CREATE, Operation.UPDATE)
+# What a secondary answers before its first copy is complete.
+_WHILE_COPYING: Final = tuple(
+    f"sys/{name}"
+    for name in (
+        "replication/",
+        "health",
+        "leader",
+        "ha-status",
+        "seal",
+        "unseal",
+        "init",
+        "metrics",
+        "internal/",
+    )
+)
 # Serves the few sys/ routes that answer before there is a mount table.
 _SEALED_SYS: Final = Mount(SYSTEM, "sys/", "system", "system")
 
@@ -69,8 +88,14 @@ class Pipeline:
 
         `facts` is filled on the way, so that a refusal is audited with what was known by then.
         """
-        if self.services.state.sealed:
+        state = self.services.state
+        if state.sealed:
             return self._admit_sealed(request, view, now_ms, facts)
+        if state.performance_mode == BOOTSTRAPPING and not request.path.startswith(_WHILE_COPYING):
+            raise self._copying()
+        misspelt = ""
+        if request.path in MISSPELT and request.operation in _WRITES:
+            misspelt, request.path = request.path, MISSPELT[request.path]
         mount = self.services.mounts.table(view).match(request.path)
         facts.mount = mount
         found, problem = self._find(mount, request)
@@ -90,11 +115,25 @@ class Pipeline:
         if found.route.lower:
             request.path = mount.path + path
         admitted = self._admitted(request, view, now_ms, found, mount, caller)
+        if misspelt:
+            admitted.warnings.append(
+                f"/v1/{misspelt} is a misspelling of old documentation: use /v1/{request.path}"
+            )
         self._authorise(admitted, caller)
+        if mount.id in self.services.state.withheld:
+            raise NotFound
         if caller.token.num_uses:
             used = self.services.tokens.use(view, caller.token, now_ms)
             admitted.call.caller = Caller(used, caller.acl)
         return admitted
+
+    def _copying(self) -> Unavailable:
+        status = self.services.replication
+        done = 100 * status.sync_done // status.sync_total if status.sync_total else 0
+        return Unavailable(
+            f"this secondary's first copy is not complete ({min(done, 99)} %)",
+            retry_after_seconds=5,
+        )
 
     def _admit_sealed(
         self, request: Request, view: Snapshot, now_ms: int, facts: "Facts"
@@ -176,6 +215,9 @@ class Pipeline:
             request.operation, request.path, lambda: _decoded(request), request.wrap_ttl_seconds
         )
         if not allowed or (admitted.route.sudo and not acl.sudo(request.path)):
+            raise PermissionDenied(_DENIED)
+        twin = admitted.route.twin
+        if twin and acl.denies(admitted.call.mount.path + twin):
             raise PermissionDenied(_DENIED)
 
     def _authorise_unknown(self, request: Request, caller: Caller) -> None:
@@ -312,9 +354,10 @@ def _undone(tx: Transaction) -> Iterator[None]:
 class Facts:
     """What the audit says of a request that may have been refused half way."""
 
-    __slots__ = ("mount", "token")
+    __slots__ = ("mount", "token", "warning")
 
     def __init__(self) -> None:
+        self.warning = ""  # to be added to the answer of a read
         self.mount: Mount | None = None
         self.token: TokenEntry | None = None
 

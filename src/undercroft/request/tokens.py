@@ -45,6 +45,11 @@ _ID_CHARS_MAX: Final = 1024
 _ACCESSOR: Final = re.compile(r"[0-9a-f]{32}")
 
 
+def make_salt(tx: Transaction) -> None:
+    """What the token space of a new store begins with."""
+    tx.put(SALT_KEY, msgspec.msgpack.encode(os.urandom(_SALT_BYTES)))
+
+
 class TokenStore:
     """`limits` are the system's TTLs, from the configuration."""
 
@@ -106,7 +111,7 @@ class TokenStore:
 
     def bootstrap(self, tx: Transaction, now_ms: int, root_id: str = "") -> str:
         """Write the salt and the first root token of a new store; answers that token's id."""
-        tx.put(SALT_KEY, msgspec.msgpack.encode(os.urandom(_SALT_BYTES)))
+        make_salt(tx)
         return self.issue_root(tx, now_ms, root_id)
 
     def issue_root(self, tx: Snapshot, now_ms: int, root_id: str = "", path: str = "") -> str:

@@ -6,6 +6,7 @@ attempts, at whatever moment the power goes, at most one succeeds (WRAP-01). Wha
 parts of the answer, its data as the JSON that it would have been.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -47,6 +48,7 @@ def wrap(
     now_ms: int,
     form: str = "",
     address: str = "",
+    claims: Mapping[str, str] = {},
 ) -> WrapInfo:
     """Put an answer aside. `form` "jwt" signs the token, with `address` as where to unwrap it.
 
@@ -63,7 +65,9 @@ def wrap(
         renewable=response.renewable,
         wrapped_accessor=response.auth.accessor if response.auth else "",
     )
-    return _put_aside(tx, wrapped, tokens, ttl_seconds, creation_path, now_ms, form, address)
+    return _put_aside(
+        tx, wrapped, tokens, ttl_seconds, creation_path, now_ms, form, address, claims
+    )
 
 
 def _put_aside(
@@ -75,11 +79,12 @@ def _put_aside(
     now_ms: int,
     form: str,
     address: str,
+    claims: Mapping[str, str],
 ) -> WrapInfo:
     token, entry = tokens.issue_wrapping(tx, creation_path, ttl_seconds, now_ms)
     tx.put(_key(entry), msgspec.msgpack.encode(wrapped))
     if form == "jwt":
-        token = sign_jwt(tx, token, entry, wrapped.wrapped_accessor, address)
+        token = sign_jwt(tx, token, entry, wrapped.wrapped_accessor, address, claims)
     return WrapInfo(
         token=token,
         accessor=entry.accessor,
@@ -130,7 +135,7 @@ def rewrap(
     wrapped = _read(tx, entry)
     tokens.revoke(tx, entry.accessor)
     ttl = ttl_seconds or entry.ttl_seconds
-    return _put_aside(tx, wrapped, tokens, ttl, entry.path, now_ms, form, address)
+    return _put_aside(tx, wrapped, tokens, ttl, entry.path, now_ms, form, address, {})
 
 
 def _read(view: Snapshot, entry: TokenEntry) -> Wrapped:

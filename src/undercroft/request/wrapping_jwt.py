@@ -7,6 +7,7 @@ the local token space: wrapping tokens are local, too.
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -70,7 +71,12 @@ def public_key_pem(tx: Snapshot) -> str:
 
 
 def sign_jwt(
-    tx: Snapshot, token: str, entry: TokenEntry, wrapped_accessor: str, address: str
+    tx: Snapshot,
+    token: str,
+    entry: TokenEntry,
+    wrapped_accessor: str,
+    address: str,
+    more: Mapping[str, str],
 ) -> str:
     """The wrapping token inside a signed statement of where and until when it is good."""
     issued = entry.created_ms // 1000
@@ -82,6 +88,7 @@ def sign_jwt(
         "jti": token,
         "nbf": issued - _SKEW_SECONDS,
         "type": "wrapping",
+        **more,
     }
     signed = f"{_text(_HEADER)}.{_text(msgspec.json.encode(claims))}"
     der = _signing_key(tx).sign(signed.encode(), ec.ECDSA(hashes.SHA512()))

@@ -15,9 +15,10 @@ from undercroft.errors import Corrupt, Internal, UndercroftError
 from undercroft.storage import faults, log
 from undercroft.storage.digest import Delta
 from undercroft.storage.keys import HEAD_BYTES, OWN, SHARED, SYSTEM, stored_key
-from undercroft.storage.record import parse_head, tag_of
+from undercroft.storage.record import parse_head, sealed_expiry, tag_of
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import (
+    CORRECTION,
     DELETE,
     JUMP_RECORD,
     LOCAL_RECORD,
@@ -28,6 +29,7 @@ from undercroft.storage.wal import (
     Position,
     SharedRecord,
     digest_operation,
+    encode_correction,
     encode_operation,
     follow,
     operations_of,
@@ -94,6 +96,7 @@ class _Plan:
         self.deltas: list[Delta] = []
         self.shared: list[bytes] = []  # encoded operations
         self.local: list[bytes] = []
+        self._replicated: set[bytes] = set()
         self.touches_configuration = False
         self.differing = 0  # entries that held something else than the log record says
 
@@ -122,15 +125,35 @@ class _Plan:
             body = self.shared if key[:1] == SHARED else self.local
             body.append(encode_operation(key, old_tag, record))
 
+    def correct(self, key: bytes, actual: bytes, believed: bytes) -> None:
+        """A shared entry was not what the record replaces: whoever rolls the digests forward from
+        the log, where the operation stands as it came, must know the leaf that it really replaced.
+        """
+        self.differing += 1
+        self.local.append(encode_correction(key, actual, believed))
+
     def add_shared(self, tx: Transaction, key: bytes, record: bytes | None) -> bytes:
-        """A shared entry as another cluster has it. Answers the leaf that it replaces."""
+        """A shared entry as another cluster has it. Answers the leaf that it replaces.
+
+        Raises Corrupt for what no cluster writes: it would be found damaged here, or spoil the
+        digests and the expiry index, which count each key of a log record once.
+        """
+        if key[:1] != SHARED or len(key) < HEAD_BYTES:
+            raise Corrupt("what was replicated is not shared")
+        if key in self._replicated:
+            raise Corrupt("a replicated record changes an entry twice")
+        self._replicated.add(key)
+        expires_ms = 0 if record is None else sealed_expiry(key, record)
         old = tx.stored_raw(key)
         if old == record:
             return NO_TAG if old is None else tag_of(old)
-        expires_ms = 0
-        if record is not None and record[:2] != b"\x01\x00":
-            expires_ms = parse_head(stored_key(key), record).expires_ms
         return self.change(key, old, record, expires_ms)
+
+
+def _refuse_shared_writes(tx: Transaction) -> None:
+    """Beside a replicated record they would become part of it, and its chain would not hold."""
+    if any(key[:1] == SHARED for key in tx.writes):
+        raise Internal("a replicated record carries the writes of this cluster's own entries only")
 
 
 class Batch:
@@ -194,17 +217,18 @@ class Batch:
         """
         if record.seq != self.shared.seq + 1 or record.epoch < self.shared.epoch:
             raise OutOfOrder
+        _refuse_shared_writes(tx)
         plan, digests = _Plan(), []
         for kind, old_tag, key, value, encoded in operations_of(record.body):
             if kind == WITHHELD:
                 digests.append(old_tag)
                 continue
-            if key[:1] != SHARED or len(key) < HEAD_BYTES:
-                raise Corrupt("a replicated record changes what is not shared")
+            if kind == CORRECTION:
+                raise Corrupt("a replicated record has what never travels")
             digests.append(digest_operation(encoded))
-            new = None if kind == DELETE else value
-            if plan.add_shared(tx, key, new) != old_tag:
-                plan.differing += 1
+            actual = plan.add_shared(tx, key, None if kind == DELETE else value)
+            if actual != old_tag:
+                plan.correct(key, actual, old_tag)
         chain = shared_chain_of(self.shared, record.epoch, record.time_ms, digests)
         if chain != record.chain:
             raise Corrupt("a replicated record is not what its chain says")
@@ -216,17 +240,15 @@ class Batch:
     def accept_entries(self, entries: Iterable[tuple[bytes, bytes | None]], tx: Transaction) -> int:
         """Make shared entries (key, record; None: gone) what another cluster has. No position.
 
-        Answers how many differed. Raises Corrupt for what is not shared or does not parse.
+        Of one key the last counts. Answers how many differed. Raises Corrupt for what is not shared
+        or does not parse.
         """
+        _refuse_shared_writes(tx)
         plan = _Plan()
-        for key, record in entries:
-            if key[:1] != SHARED or len(key) < HEAD_BYTES:
-                raise Corrupt("a replicated entry is not shared")
-            old = tx.stored_raw(key)
-            if old == record:
-                continue
+        for key, record in dict(entries).items():
             old_tag = plan.add_shared(tx, key, record)
-            plan.shared.append(encode_operation(key, old_tag, record))
+            if tx.stored_raw(key) != record:
+                plan.shared.append(encode_operation(key, old_tag, record))
         plan.add(tx)
         if plan.changes:
             self._write(plan, LOCAL_RECORD, self.shared, self.now_ms)

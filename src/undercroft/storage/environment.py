@@ -27,6 +27,7 @@ DATABASES: Final = (b"data", b"wal", b"meta", b"expiry", b"quarantine")
 FORMAT_KEY: Final = b"format"
 FORMAT: Final = b"2"
 DATA_NAME: Final = "data.mdb"
+FILES: Final = (DATA_NAME, "lock.mdb")
 
 REPAIR: Final = "stop the server, run `undercroft operator check`, restore a backup if it says so"
 FULL: Final = "no space is left for the store; nothing was applied, reads go on"
@@ -72,7 +73,7 @@ def prepare(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
     if not data.exists():
         _create(path)
-    for name in (DATA_NAME, "lock.mdb"):  # also of a backup that was restored for all to read
+    for name in FILES:  # also of a backup that was restored for all to read
         with contextlib.suppress(FileNotFoundError):
             (path / name).chmod(0o600)
     check_file(data)

@@ -1,4 +1,4 @@
-"""Named steps of a commit at which tests make a process die or a call fail.
+"""Named steps of a commit or of a swap of stores at which tests make a process die or a call fail.
 
 `UNDERCROFT_FAULT=step:action[:count]` in the environment, `action` being `kill` (kill -9 of this
 process) or `error` (an OSError of EIO), at the count-th time that the step is reached. Without the
@@ -20,6 +20,15 @@ STEPS: Final = (
     "commit",
     "committed",
 )
+SWAP_STEPS: Final = (
+    "staged",
+    "renamed",
+    "placed",
+    "pointer",
+    "written",
+    "pointed",
+    "swapped",
+)
 
 _step, _action, _left = "", "", 0
 
@@ -31,7 +40,7 @@ def arm(text: str) -> None:
         _step = ""
         return
     step, action, *count = text.split(":")
-    if step not in STEPS or action not in ("kill", "error"):
+    if step not in STEPS + SWAP_STEPS or action not in ("kill", "error"):
         raise ValueError("a fault is step:action[:count]")
     _step, _action, _left = step, action, int(count[0]) if count else 1
 

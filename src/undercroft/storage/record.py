@@ -16,7 +16,7 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from undercroft.barrier.keyring import TAG_BYTES, Keyring
+from undercroft.barrier.keyring import NONCE_BYTES, TAG_BYTES, TERM_BYTES, Keyring
 from undercroft.errors import Corrupt, Sealed
 from undercroft.storage.keys import LONG_KEY_BYTES, OWN, stored_key
 
@@ -25,6 +25,7 @@ LONG: Final = 2
 CLEAR: Final = 4
 
 _PLAIN_HEAD: Final = b"\x01\x00"
+_SEALED_BYTES_MIN: Final = TERM_BYTES + NONCE_BYTES + TAG_BYTES
 _U64: Final = Struct(">Q")
 _U16: Final = Struct(">H")
 _U32: Final = Struct(">I")
@@ -95,6 +96,18 @@ def clear_record(full_key: bytes, value: bytes) -> bytes:
     assert full_key[:1] == OWN, "only the own keyspace may hold clear records"
     head = _head_bytes(full_key, 0, clear=True)
     return head + value + _U32.pack(crc32(head + full_key + value))
+
+
+def sealed_expiry(full_key: bytes, raw: bytes) -> int:
+    """When a record that another cluster sealed expires, in Unix milliseconds; 0: never.
+
+    Raises Corrupt for one that could not be opened under that key, as far as can be told without
+    the keyring.
+    """
+    head = parse_head(stored_key(full_key), raw)
+    if head.full_key != full_key or head.flags & CLEAR or len(raw) < head.size + _SEALED_BYTES_MIN:
+        raise Corrupt("a replicated entry is no sealed record of its key")
+    return head.expires_ms
 
 
 def open_record(keyring: Keyring | None, full_key: bytes, raw: bytes) -> bytes:

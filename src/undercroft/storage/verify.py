@@ -24,6 +24,7 @@ from undercroft.storage.digest import Delta, DigestTree
 from undercroft.storage.directory import locked_directory
 from undercroft.storage.environment import DATA_NAME
 from undercroft.storage.keys import OWN, entry_name
+from undercroft.storage.location import location
 from undercroft.storage.record import CLEAR, open_record, parse_head, tag_of
 from undercroft.storage.store import Store
 from undercroft.storage.view import Snapshot
@@ -53,14 +54,18 @@ def verify(directory: Path) -> Iterable[str]:
 
     With a server running on it, the pages are left out and a snapshot is read.
     """
-    if not (directory / DATA_NAME).is_file():
+    try:
+        store = location(directory)
+    except StorageFailed as error:
+        return [error.message]
+    if not (store / DATA_NAME).is_file():
         return [f"there is no {DATA_NAME} in {directory}"]
     try:
         with locked_directory(directory):
-            damage = page_damage(directory / DATA_NAME)
-            return damage or _verify_open(directory)
+            damage = page_damage(store / DATA_NAME)
+            return damage or _verify_open(store)
     except InvalidRequest:
-        return _verify_open(directory)
+        return _verify_open(store)
 
 
 def page_damage(data: Path) -> list[str]:

@@ -25,6 +25,7 @@ from undercroft.storage.keys import (
     seek_key,
     stored_key,
 )
+from undercroft.storage.log import load_extent
 from undercroft.storage.record import clear_record, full_key_of, open_record, seal_record, tag_of
 from undercroft.storage.wal import START, Position
 
@@ -93,6 +94,15 @@ class Snapshot:
         except lmdb.Error as error:
             raise read_failure(error) from None
         return int.from_bytes(raw, "big") if raw else 0
+
+    def positions(self) -> tuple[Position, Position]:
+        """Of the cluster's own log and of the shared log, as of this view."""
+        extent = load_extent(self._txn, self._meta)
+        return extent.last, extent.shared
+
+    @property
+    def keyring(self) -> Keyring | None:
+        return self._keyring
 
     @property
     def txn(self) -> Txn:

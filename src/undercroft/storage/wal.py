@@ -12,7 +12,8 @@
 
 Its number in this cluster's log is its LMDB key, 8 bytes big endian, so all integers sort. The old
 tag is the digest leaf that the operation replaced (zeros: none): a replica that held something else
-at that key knows at once that it had diverged.
+at that key knows at once that it had diverged. It keeps the operation as it came, since the shared
+chain names that, and a CORRECTION among its local ones says what it really replaced.
 
 What travels is the **shared log**: the records of kind SHARED, each one place after the other,
 across promotions too. A position in it `(epoch, seq, chain)` means the same on every member of a
@@ -42,6 +43,7 @@ JUMP_RECORD: Final = 2
 PUT: Final = 1
 DELETE: Final = 2
 WITHHELD: Final = 3  # on the way to a filtered secondary: the old tag is the operation's digest
+CORRECTION: Final = 4  # a leaf became another, with no entry changed; never in the shared part
 
 _HEAD: Final = Struct(">BBQQ16sQ16sI")
 _SHARED_HEAD: Final = Struct(">QQQ16s")
@@ -50,7 +52,7 @@ _LENGTH: Final = Struct(">I")
 
 
 class Operation(NamedTuple):
-    """One change: `record` is None for a delete."""
+    """One change: `record` is None for a delete, and the new leaf alone for a correction."""
 
     key: bytes
     old_tag: bytes
@@ -82,6 +84,12 @@ def encode_withheld(digest: bytes) -> bytes:
     return _OPERATION.pack(WITHHELD, digest, 0) + _LENGTH.pack(0)
 
 
+def encode_correction(key: bytes, actual: bytes, believed: bytes) -> bytes:
+    """The leaf at `key` was `actual` where another operation of the record replaces `believed`."""
+    head = _OPERATION.pack(CORRECTION, actual, len(key)) + key
+    return head + _LENGTH.pack(len(believed)) + believed
+
+
 def operations_of(body: bytes) -> Iterator[tuple[int, bytes, bytes, bytes, bytes]]:
     """Kind, old tag, key, record and the operation as encoded. Raises Corrupt for what does not
     parse to its very end.
@@ -100,9 +108,18 @@ def operations_of(body: bytes) -> Iterator[tuple[int, bytes, bytes, bytes, bytes
         at += _LENGTH.size
         record = body[at : at + size]
         at += size
-        if at > end or kind not in (PUT, DELETE, WITHHELD) or (kind != PUT and size):
+        if at > end or not _well_formed(kind, key_size, size):
             raise Corrupt("a log record does not parse")
         yield kind, old_tag, key, record, body[start:at]
+
+
+def _well_formed(kind: int, key_size: int, record_size: int) -> bool:
+    return (
+        kind == PUT
+        or (kind == DELETE and not record_size)
+        or (kind == WITHHELD and not key_size and not record_size)
+        or (kind == CORRECTION and record_size == DIGEST_BYTES)
+    )
 
 
 def shared_chain_of(after: Position, epoch: int, time_ms: int, digests: Iterable[bytes]) -> bytes:
@@ -166,7 +183,7 @@ class Record(NamedTuple):
         """All of them but those withheld. Raises Corrupt."""
         for kind, old_tag, key, record, _ in operations_of(self.body):
             if kind != WITHHELD:
-                yield Operation(key, old_tag, record if kind == PUT else None)
+                yield Operation(key, old_tag, None if kind == DELETE else record)
 
     def chained(self, previous: bytes, seq: int) -> bytes:
         """The chain that this record should have as number `seq`, after the chain of the last."""

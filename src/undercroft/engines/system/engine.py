@@ -16,6 +16,7 @@ from undercroft.engines.system import (
     tools,
     wrapping,
 )
+from undercroft.engines.system.replication import routes as replication
 
 SYSTEM_ENGINE: Final = Engine(
     type="system",
@@ -29,6 +30,7 @@ SYSTEM_ENGINE: Final = Engine(
         *mounts.ROUTES,
         *openapi.ROUTES,
         *policies.ROUTES,
+        *replication.ROUTES,
         *seal.ROUTES,
         *tools.ROUTES,
         *wrapping.ROUTES,

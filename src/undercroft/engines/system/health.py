@@ -19,7 +19,7 @@ from undercroft.storage.keys import OWN, SYSTEM
 from undercroft.storage.view import Snapshot, Space
 
 _JSON: Final = "application/json"
-_VERSIONS: Final = "versions/"
+VERSIONS: Final = "versions/"
 _TRUE: Final = ("", "1", "t", "T", "true", "TRUE", "True")
 _FALSE: Final = ("0", "f", "F", "false", "FALSE", "False")
 
@@ -159,9 +159,9 @@ class InstalledVersion(msgspec.Struct, frozen=True):
 def remember_version(tx: Snapshot, now_ms: int, version: str = __version__) -> None:
     """Called by the writer when the node is unsealed."""
     versions = Space(tx, OWN, SYSTEM)
-    if versions.exists(_VERSIONS + version):
+    if versions.exists(VERSIONS + version):
         return
-    versions.write(_VERSIONS + version, InstalledVersion(now_ms, _last_version(versions)))
+    versions.write(VERSIONS + version, InstalledVersion(now_ms, _last_version(versions)))
 
 
 def _last_version(versions: Space) -> str:
@@ -170,12 +170,12 @@ def _last_version(versions: Space) -> str:
 
 
 def _known_versions(versions: Space) -> dict[str, InstalledVersion]:
-    found = {name: versions.read(_VERSIONS + name, InstalledVersion) for name in _names(versions)}
+    found = {name: versions.read(VERSIONS + name, InstalledVersion) for name in _names(versions)}
     return {name: entry for name, entry in found.items() if entry is not None}
 
 
 def _names(versions: Space) -> list[str]:
-    return versions.list(_VERSIONS)
+    return versions.list(VERSIONS)
 
 
 def version_history(call: Call) -> Response:

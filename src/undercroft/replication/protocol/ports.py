@@ -88,6 +88,10 @@ class Sink(State, Protocol):
         """Make entries (None: gone) what the primary has; `done` gets how many differed."""
         ...
 
+    def begin_comparison(self) -> None:
+        """Entries are about to change, and the position is none of theirs until `jump`."""
+        ...
+
     def jump(self, position: Position, done: Done) -> None:
         """The state is that of the position now."""
         ...

@@ -354,6 +354,7 @@ class SecondarySession:
             return
         if jump_to is not None:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
+            self.sink.begin_comparison()
         partial = self._host.is_partial()
         self._comparison = Comparison(
             self.sink,

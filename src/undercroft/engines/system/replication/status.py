@@ -1,0 +1,187 @@
+"""sys/replication/status, and the repairs (replication.md sections 4 and 9).
+
+Status is open to anyone, so nothing secret is in it, and cheap: it is what the replicator reported
+last, with the positions of the request's own snapshot.
+"""
+
+import base64
+from typing import Any, Final
+
+from undercroft.durations import rfc3339
+from undercroft.engines.base import Call
+from undercroft.engines.system.replication.primary import token_states
+from undercroft.errors import InvalidRequest
+from undercroft.replication import activation, quarantine
+from undercroft.replication.control import RECHECK, Question
+from undercroft.replication.role import DISABLED, PRIMARY, Role, read_role
+from undercroft.replication.status import READY, PeerStatus, ReplicationStatus
+from undercroft.request.model import Response
+from undercroft.storage.verify import Report, examine
+
+_NEVER_CHECKED: Final = "-62135596800"
+_MODES: Final = {"bootstrapping": "bootstrapping"}
+
+
+def both(call: Call) -> Response:
+    return Response(
+        {"dr": {"mode": DISABLED}, "performance": shown(call)}, status=200, repeat_data=False
+    )
+
+
+def performance(call: Call) -> Response:
+    return Response(shown(call), status=200)
+
+
+def disaster_recovery(call: Call) -> Response:
+    return Response({"mode": DISABLED}, status=200)
+
+
+def shown(call: Call) -> dict[str, Any]:
+    """Vault's fields and ours, for the role as it is stored."""
+    role = read_role(call.view)
+    if role.mode == DISABLED:
+        return {"mode": DISABLED}
+    status = call.services.replication
+    reported = status.mode == role.mode
+    _, shared = call.view.positions()
+    common: dict[str, Any] = {
+        "mode": role.mode,
+        "state": "running" if role.mode == PRIMARY else status.state if reported else "idle",
+        "cluster_id": role.set_id,
+        "merkle_root": status.root.hex(),
+        "corrupted_merkle_tree": False,
+        "last_corruption_check_epoch": _NEVER_CHECKED,
+        "last_reindex_epoch": "0",
+        "ssct_generation_counter": 0,
+        "epoch": shared.epoch,
+        "fenced": role.fence is not None,
+        "state_reason": status.state_reason,
+        "state_since": rfc3339(status.state_since_ms or role.since_ms),
+        "quarantined_records": len(quarantine.names(call.view)),
+    }
+    if role.mode == PRIMARY:
+        return {**common, **_primary(call, role, status)}
+    return {**common, **_secondary(call, role, status)}
+
+
+def _primary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any]:
+    own, shared = call.view.positions()
+    last = shared.seq
+    states = token_states(call)
+    return {
+        "primary_cluster_addr": role.primary_cluster_addr,
+        "known_secondaries": [secondary.id for secondary in activation.known(call.view)],
+        "last_wal": max(own.seq, last),
+        "last_performance_wal": last,
+        "last_dr_wal": 0,
+        "secondaries": [
+            {
+                "node_id": peer.id,
+                **_peer(peer),
+                "last_remote_wal": peer.position.seq,
+                "state": peer.state,
+                "token_state": states.get(peer.id, ""),
+                "lag_records": max(0, last - peer.position.seq),
+                "bytes_sent": peer.bytes,
+                "records_sent": peer.records,
+                "epoch": peer.position.epoch,
+            }
+            for peer in status.peers
+        ],
+    }
+
+
+def _secondary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any]:
+    _, shared = call.view.positions()
+    upstream = role.upstream
+    connected = status.connection_state == READY
+    behind = max(0, status.primary_position.seq - shared.seq)
+    fields: dict[str, Any] = {
+        "primary_cluster_addr": f"https://{upstream.addresses[0]}"
+        if upstream and upstream.addresses
+        else "",
+        "known_primary_cluster_addrs": [f"https://{a}" for a in upstream.addresses]
+        if upstream
+        else [],
+        "secondary_id": upstream.secondary_id if upstream else "",
+        "connection_state": status.connection_state if upstream else "idle",
+        "last_remote_wal": shared.seq,
+        "last_start": rfc3339(status.last_start_ms),
+        "primaries": [_peer(peer) for peer in status.peers] if upstream else [],
+        "upstream_epoch": status.upstream_epoch,
+        "lag_records": behind if connected else None,
+        "lag_ms": status.lag_ms,
+        "last_divergence": rfc3339(status.last_divergence_ms)
+        if status.last_divergence_ms
+        else None,
+        "divergences": status.divergences,
+        "bytes_received": status.bytes,
+        "records_received": status.records,
+    }
+    if status.state.startswith("merkle"):
+        fields["merkle_sync_progress"] = {
+            "sync_progress": status.sync_done,
+            "sync_total_keys": max(status.sync_total, status.sync_done),
+        }
+    return fields
+
+
+def _peer(peer: PeerStatus) -> dict[str, Any]:
+    return {
+        "api_address": peer.api_addr,
+        "cluster_address": peer.cluster_addr,
+        "connection_status": "connected" if peer.connected else "disconnected",
+        "last_heartbeat": rfc3339(peer.heartbeat_ms) if peer.heartbeat_ms else "",
+        "last_heartbeat_duration_ms": str(peer.round_trip_ms),
+        "clock_skew_ms": str(peer.clock_skew_ms),
+        "replication_primary_canary_age_ms": str(peer.canary_age_ms),
+    }
+
+
+# repairs
+
+
+def prepare_recover(call: Call) -> bool:
+    if read_role(call.view).mode == DISABLED:
+        raise InvalidRequest("replication is not enabled on this cluster")
+    ask = call.services.ask_replicator
+    assert ask is not None, "a node has a replicator"
+    ask(Question(RECHECK))
+    return True
+
+
+def recover(call: Call) -> Response:
+    return Response(status=200).warn(
+        "The state of replication is checked again; status tells what comes of it."
+    )
+
+
+def merkle_check(call: Call) -> Response:
+    """Reads and authenticates every entry; in a thread of the worker, over a snapshot."""
+    return Response(call.prepared)
+
+
+def prepare_merkle_check(call: Call) -> dict[str, Any]:
+    store, report = call.services.store, Report()
+    assert store is not None, "a node has a store"
+    for _ in examine(store, report):
+        pass
+    sound = not report.found
+    root = base64.b64encode(call.services.replication.root).decode()
+    tree = {
+        "corrupted_subtree_root": not sound,
+        "root_hash": root,
+        "corrupted_index_tuples_map": None,
+    }
+    return {
+        "merkle_corruption_report": {
+            "corrupted_root": not sound,
+            "corrupted_tree_map": {
+                "1": {"tree_type": "replicated", **tree},
+                "2": {"tree_type": "local", **tree, "root_hash": ""},
+            },
+        },
+        "last_corruption_check_epoch": rfc3339(call.now_ms),
+        "entries": report.entries,
+        "problems": report.problems,
+    }

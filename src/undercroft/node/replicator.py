@@ -1,0 +1,380 @@
+"""The replicator: the process of a node that talks to other clusters.
+
+It reads the store like a worker and has every change made by the writer. What it does follows from
+the stored role, which it reads anew after each commit that touched configuration; so a promotion, a
+revocation or a changed filter takes effect here by the same commit as everywhere.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from undercroft.barrier.keyring import Keyring
+from undercroft.barrier.scrub import scrub
+from undercroft.engines.base import Services
+from undercroft.errors import Unavailable, UndercroftError
+from undercroft.node.frames import (
+    Answer,
+    AskPrimary,
+    PrimaryAnswered,
+    Report,
+    State,
+    failure_of,
+)
+from undercroft.node.writer_link import ChangeLink
+from undercroft.observe.logs import get_logger
+from undercroft.replication import authority
+from undercroft.replication.announcing import Announcing
+from undercroft.replication.control import RECHECK, Question, Reply
+from undercroft.replication.copying import finish_copy
+from undercroft.replication.following import Following
+from undercroft.replication.protocol.ports import Clock
+from undercroft.replication.role import BOOTSTRAPPING, PRIMARY, SECONDARY, Role, read_role
+from undercroft.replication.serving import Serving, SystemClock
+from undercroft.replication.sinks import CopySink, LiveSink
+from undercroft.replication.status import IDLE, READY, ReplicationStatus
+from undercroft.storage.location import discard_staging, stage
+from undercroft.storage.store import Retention, Store
+
+log = get_logger("replicator")
+
+_REPORT_SECONDS: Final = 0.05  # at most so often
+_TICK_SECONDS: Final = 1.0
+_FENCED_ABOVE: Final = "the primary's epoch is over: use update-primary with a token of the new one"
+
+
+class Replicator:
+    """Implements `serving.Node` and `writer_link.Listener`."""
+
+    def __init__(
+        self,
+        store: Store,
+        services: Services,
+        socket_path: str,
+        directory: Path,
+        sockets: Sequence[socket.socket],
+        *,
+        store_name: str,
+        open_store: Callable[[str], Store],
+    ) -> None:
+        """`sockets` are the cluster port's; `open_store` opens a store of the node by its name."""
+        self.store = store
+        self.services = services
+        self.clock: Clock = SystemClock()
+        self.link = ChangeLink(socket_path, self, self._keyring_to_offer)
+        self.role = Role()
+        self._directory = directory
+        self._sockets = sockets
+        self._open_store = open_store
+        self._state: LiveSink | None = None
+        self._generation = -1
+        self._serving: Serving | None = None
+        self._following: Following | None = None
+        self._announcing: list[Announcing] = []
+        self._refreshing = asyncio.Lock()
+        self._report_at = 0.0
+        self._reporting = False
+        self._store_name = store_name
+        self._copied = False
+        self._left_secrets: list[bytes] = []  # of a store left behind, to be overwritten at a seal
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def state(self) -> LiveSink:
+        assert self._state is not None, "only while unsealed"
+        return self._state
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self.link.connect()
+        ticking = asyncio.ensure_future(self._tick_for_ever())
+        await stop.wait()
+        ticking.cancel()
+        self._stop_services()
+        await asyncio.sleep(0.05)  # the good-byes
+        self.link.close()
+
+    # what the writer says
+
+    def on_state(self, frame: State) -> None:
+        self.services.state = frame.state
+        if frame.store != self._store_name:
+            self._reopen(frame.store)
+        if frame.keyring:
+            self.store.set_keyring(Keyring.deserialize(frame.keyring))
+            self.services.audit.activate()
+            if self._state is None:
+                self._state = LiveSink(self.store, self.link, self._sink_failed)
+            self._generation = -1
+            self._look()
+            return
+        secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
+        secrets += self._left_secrets
+        self._left_secrets = []
+        self._stop_services()
+        self._state = None
+        self.role = Role()
+        self.store.set_keyring(None)
+        self.services.audit.forget()
+        self.services.mounts.forget()
+        self.services.policies.forget()
+        scrub(secrets)
+        self.link.dropped(frame.serial)
+
+    def _reopen(self, name: str) -> None:
+        """The node has switched to another store."""
+        self._stop_services()
+        if self.store.keyring is not None:
+            self._left_secrets += self.store.keyring.secrets()
+        try:
+            self.store = self._open_store(name)
+        except UndercroftError as error:
+            log.error("cannot open the new store", error=error.message, hint=error.hint)
+            os._exit(1)  # the next process finds its store by itself
+        self._store_name = name
+        self._copied = False
+        self._state = None
+        self.services.audit.forget()
+        self.services.mounts.forget()
+        self.services.policies.forget()
+
+    def on_committed(self) -> None:
+        if self._state is None:
+            return
+        self._state.advance()
+        self._look()
+        if self._serving is not None:
+            self._serving.committed()
+        if self._following is not None:
+            self._following.committed()
+        self.report_soon()
+
+    async def answer(self, question: Question) -> Reply:
+        """What a request's `prepare` asks (`replication/control.py`)."""
+        following = self._following
+        if following is None:
+            return Reply("unreachable", reason="this cluster follows no primary")
+        if question.what == RECHECK:
+            following.recheck()
+            return Reply("ready")
+        result, seq, reason = await following.hand_over(question.seconds)
+        return Reply(result, seq, reason)
+
+    def on_ask_primary(self, frame: AskPrimary) -> None:
+        if self._following is None:
+            self._no_primary(frame)
+        else:
+            self._following.ask(frame)
+
+    def _no_primary(self, frame: AskPrimary) -> None:
+        failure = failure_of(
+            Unavailable(
+                "this secondary has no primary (it is detached); nothing was applied",
+                hint="use secondary/update-primary with a token, or secondary/promote",
+            )
+        )
+        self.link.tell(PrimaryAnswered(Answer(frame.id, error=failure)))
+
+    def on_writer_lost(self) -> None:
+        """Changes under way are answered as failed; sessions end by that and begin anew."""
+
+    def _keyring_to_offer(self) -> bytes:
+        keyring = self.store.keyring
+        return b"" if keyring is None else keyring.serialize()
+
+    def _sink_failed(self, reason: str) -> None:
+        if self._following is not None:
+            self._following.failed(reason)
+
+    # role
+
+    def _look(self) -> None:
+        """Read the role again if configuration was touched since."""
+        with self.store.snapshot() as view:
+            generation = view.generation
+        if generation != self._generation:
+            self._generation = generation
+            task = asyncio.ensure_future(self._refresh())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _refresh(self) -> None:
+        async with self._refreshing:
+            if self._state is None:
+                return
+            try:
+                with self.store.snapshot() as view:
+                    role, own = read_role(view), authority.read_authority(view)
+                before, self.role = self.role, role
+                await self._refresh_serving(role, own)
+                if self._copied:
+                    self.link.switch(stage(self._directory))
+                self._refresh_following(before, role)
+                self._refresh_announcing(role)
+            except UndercroftError as error:
+                log.error("the role could not be taken up", error=error.message)
+            except Exception as error:
+                log.exception("the role could not be taken up", error)
+        self.report_soon()
+
+    async def _refresh_serving(self, role: Role, own: authority.Authority | None) -> None:
+        if self._serving is None and own is not None and role.mode == PRIMARY:
+            self._serving = Serving(self, self._sockets)
+        if self._serving is not None:
+            await self._serving.refresh(own)
+            self._serving.committed()
+
+    def _refresh_following(self, before: Role, role: Role) -> None:
+        wanted = role.upstream if role.mode in (SECONDARY, BOOTSTRAPPING) else None
+        if self._copied:  # the node is about to switch to it
+            return
+        following = self._following
+        copying = role.mode == BOOTSTRAPPING
+        if following is not None:
+            same = (
+                wanted is not None
+                and copying == (following.copy is not None)
+                and (
+                    wanted.secondary_id,
+                    wanted.credentials.authority,
+                )
+                == (
+                    following.upstream.secondary_id,
+                    following.upstream.credentials.authority,
+                )
+            )
+            if same and wanted is not None:
+                following.upstream = wanted  # new addresses, a renewed certificate
+                return
+            following.stop()
+            self._following = None
+        if before.mode == BOOTSTRAPPING and not copying:
+            discard_staging(self._directory)
+        if wanted is not None:
+            copy = None
+            if copying:
+                retention = Retention(records=1, bytes=1 << 20)
+                copy = CopySink(stage(self._directory), retention)
+            self._following = Following(self, wanted, copy)
+
+    def _refresh_announcing(self, role: Role) -> None:
+        wanted = role.announcements if role.claim else ()
+        for running in list(self._announcing):
+            if running.announcement not in wanted:
+                running.stop()
+                self._announcing.remove(running)
+        known = [running.announcement for running in self._announcing]
+        for announcement in wanted:
+            if announcement not in known:
+                self._announcing.append(Announcing(self, announcement, role.claim))
+
+    def _stop_services(self) -> None:
+        if self._following is not None:
+            self._following.stop()
+            self._following = None
+        if self._serving is not None:
+            self._serving.close()
+            self._serving = None
+        for running in self._announcing:
+            running.stop()
+        self._announcing.clear()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            if self._state is None:
+                continue
+            if self._following is not None:
+                self._following.tick()
+                if self._following.copy_complete:
+                    self._finish_copy(self._following)
+            self.report_soon()
+
+    # the first copy
+
+    def _finish_copy(self, following: Following) -> None:
+        copy = following.copy
+        assert copy is not None
+        try:
+            finish_copy(self.store, copy, following.upstream, self.role, self.clock.wall_ms())
+        except UndercroftError as error:
+            log.error("the first copy could not be finished", error=error.message)
+            return
+        following.stop()
+        self._following = None
+        self._copied = True
+        self.link.switch(stage(self._directory))
+
+    # status
+
+    def report_soon(self) -> None:
+        """Tell the node how it is going: soon, and not too often."""
+        if self._reporting:
+            return
+        self._reporting = True
+        delay = max(0.0, self._report_at - time.monotonic())
+        asyncio.get_running_loop().call_later(delay, self._report)
+
+    def _report(self) -> None:
+        self._reporting = False
+        self._report_at = time.monotonic() + _REPORT_SECONDS
+        if self._state is not None:
+            self.services.replication = self._status(self._state)
+            self.link.tell(Report(self.services.replication))
+
+    def _status(self, state: LiveSink) -> ReplicationStatus:
+        role = self.role
+        status = ReplicationStatus(
+            mode=role.mode,
+            state=IDLE,
+            position=state.position(),
+            root=state.root(),
+        )
+        if role.mode == PRIMARY:
+            peers = () if self._serving is None else self._serving.peers()
+            return msgspec.structs.replace(
+                status,
+                state="running",
+                state_reason="fenced: a newer epoch was opened elsewhere" if role.fence else "",
+                peers=peers,
+            )
+        following = self._following
+        if following is None:
+            reason = "" if role.mode == "disabled" else "detached: it has no primary"
+            return msgspec.structs.replace(status, state_reason=reason)
+        session, peer = following.session, following.peer()
+        progress = session.progress if session is not None else None
+        behind = session is not None and session.primary_position.seq > state.position().seq
+        return msgspec.structs.replace(
+            status,
+            state=session.state if session is not None else IDLE,
+            state_reason=following.reason
+            or (
+                "the primary is fenced by a newer epoch: use update-primary"
+                if following.newer
+                else ""
+            ),
+            state_since_ms=following.since_ms,
+            connection_state=following.connection,
+            last_start_ms=following.started_ms,
+            peers=() if peer is None else (peer,),
+            known_addresses=following.upstream.addresses,
+            primary_position=session.primary_position if session is not None else status.position,
+            lag_ms=None
+            if peer is None or following.connection != READY
+            else peer.canary_age_ms
+            if behind
+            else 0,
+            sync_done=progress[0] if progress else 0,
+            sync_total=progress[1] if progress else 0,
+            divergences=following.divergences,
+            last_divergence_ms=following.last_divergence_ms,
+            upstream_epoch=following.newer[0] if following.newer else status.position.epoch,
+            bytes=session.bytes_received if session is not None else 0,
+            records=session.records_received if session is not None else 0,
+        )

@@ -1,0 +1,377 @@
+"""The secondary's side of the node: a session with the primary, kept up for ever.
+
+    follow   records of the log go to the writer; calls that must write go to the primary
+    copy     the first copy is made in a store beside the live one, then the node switches to it
+
+The connection is always opened from here. Whatever ends it, the next session begins with what is
+durable then.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from undercroft.errors import Unavailable
+from undercroft.node.frames import Answer, AskPrimary, Done, PrimaryAnswered, failure_of
+from undercroft.observe.logs import get_logger
+from undercroft.replication import authority, changes
+from undercroft.replication.lineage import Lineage
+from undercroft.replication.link import SessionLink
+from undercroft.replication.protocol import frames
+from undercroft.replication.protocol.secondary import SecondarySession
+from undercroft.replication.role import BOOTSTRAPPING, Credentials, Upstream
+from undercroft.replication.serving import Node
+from undercroft.replication.sinks import CopySink, LiveSink
+from undercroft.replication.status import CONNECTING, IDLE, READY, TRANSIENT_FAILURE, PeerStatus
+from undercroft.storage.wal import Position
+
+log = get_logger("replication")
+
+CONNECT_SECONDS: Final = 10.0
+_RETRY_FIRST_SECONDS: Final = 0.1
+_RETRY_MAX_SECONDS: Final = 3.0
+_STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
+_decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+async def dial(
+    address: str,
+    credentials: Credentials,
+    set_id: str,
+    make: Callable[[SessionLink], SecondarySession],
+    on_end: Callable[[SessionLink], None],
+) -> SessionLink:
+    """A session with the cluster port at `host:port`. Raises OSError, TimeoutError."""
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    context = authority.client_context(credentials)
+    async with asyncio.timeout(CONNECT_SECONDS):
+        _, link = await loop.create_connection(
+            lambda: SessionLink(make, on_end),
+            host.strip("[]"),
+            int(port),
+            ssl=context,
+            server_hostname=authority.server_name(set_id),
+        )
+    return link
+
+
+class Following:
+    """Alive while the role has an upstream. It is `secondary.Host` for its sessions."""
+
+    def __init__(self, node: Node, upstream: Upstream, copy: CopySink | None) -> None:
+        self._node = node
+        self.upstream = upstream
+        self.copy = copy
+        self.session: SecondarySession | None = None
+        self.connection = CONNECTING
+        self.reason = ""
+        self.since_ms = node.clock.wall_ms()
+        self.started_ms = node.clock.wall_ms()
+        self.last_divergence_ms = 0
+        self.divergences = 0
+        self.newer: tuple[int, bytes] | None = None
+        self.copy_complete = False
+        self._link: SessionLink | None = None
+        self._stopping = False
+        self._stopped = False  # an operator has to look
+        self._pending_key: bytes | None = None
+        self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
+        self._learned: tuple[tuple[str, ...], str] | None = None
+        self._sink: LiveSink | CopySink = copy or node.state
+        self._task = asyncio.ensure_future(self._run())
+
+    # life
+
+    async def _run(self) -> None:
+        delay = _RETRY_FIRST_SECONDS
+        while not self._stopping:
+            connected = False
+            for address in self.upstream.addresses:
+                connected = await self._session_with(address)
+                if connected or self._stopping:
+                    break
+            if self._stopping or self.copy_complete:
+                return
+            delay = _RETRY_FIRST_SECONDS if connected else min(delay * 2, _RETRY_MAX_SECONDS)
+            pause = _STOPPED_RETRY_SECONDS if self._stopped else delay
+            await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
+
+    async def _session_with(self, address: str) -> bool:
+        """Until it ends. Answers whether there was one."""
+        ended = asyncio.get_running_loop().create_future()
+        node = self._node
+
+        def on_end(link: SessionLink) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        self._note(CONNECTING, self.reason)
+        try:
+            link = await dial(
+                address, self.upstream.credentials, node.role.set_id, self._make, on_end
+            )
+        except (OSError, TimeoutError) as error:
+            self._note(TRANSIENT_FAILURE, f"{address}: {reason_of(error)}")
+            return False
+        self._link = link
+        try:
+            await ended
+        finally:
+            session, self._link = self.session, None
+            if session is not None:
+                session.closed()
+                self._ended(session)
+        return session is not None and session.welcome is not None
+
+    def _make(self, link: SessionLink) -> SecondarySession:
+        self._link = link
+        self.session = SecondarySession(self._sink, self, self._node.clock)
+        return self.session
+
+    def _ended(self, session: SecondarySession) -> None:
+        refused = session.refused
+        self._stopped = bool(session.idle_reason) or isinstance(refused, frames.Refuse)
+        if self._stopped:
+            self._note(IDLE, session.idle_reason or session.ended)
+            log.error("replication has stopped", reason=self.reason)
+        elif not self.copy_complete:
+            self._note(TRANSIENT_FAILURE, session.ended)
+            log.warn("lost the primary", reason=session.ended)
+
+    def _note(self, connection: str, reason: str) -> None:
+        if connection != self.connection:
+            self.since_ms = self._node.clock.wall_ms()
+        self.connection, self.reason = connection, reason
+        self._node.report_soon()
+
+    def failed(self, reason: str) -> None:
+        """A change was not made: begin anew from what is durable."""
+        if self.session is not None:
+            self.session.failed(reason)
+            self.flush()
+
+    def flush(self) -> None:
+        if self._link is not None:
+            self._link.flush()
+
+    def stop(self) -> None:
+        """Say good-bye and stay away."""
+        self._stopping = True
+        if self.session is not None and self._link is not None:
+            self.session.end("stopping", "this secondary is stopping")
+            self.flush()
+            self._link.close()
+        self._task.cancel()
+        if self.copy is not None and not self.copy_complete:
+            self.copy.close()
+
+    def committed(self) -> None:
+        """The log here has grown."""
+        at = self._sink.position()
+        for position, arrived in self._arrivals:
+            if position <= at and not arrived.done():
+                arrived.set_result(None)
+        self._arrivals = [(p, future) for p, future in self._arrivals if not future.done()]
+        self.flush()
+
+    def recheck(self) -> None:
+        """What `recover` asks for: try again now, and compare states."""
+        self._stopped = False
+        if self.session is not None and self.session.following:
+            self.session.compare_now()
+            self.flush()
+        elif not self._task.done():
+            self._task.cancel()
+            self._task = asyncio.ensure_future(self._run())
+
+    # what the primary runs for us
+
+    def ask(self, asked: AskPrimary) -> None:
+        session = self.session
+        if session is None or not session.following:
+            why = self.reason or "the session is being set up"
+            failure = failure_of(
+                Unavailable(f"the primary cannot be reached ({why}); nothing was applied")
+            )
+            self._node.link.tell(PrimaryAnswered(Answer(asked.id, error=failure)))
+            return
+
+        def done(reply: frames.Forwarded | None) -> None:
+            if reply is None:
+                failure = failure_of(
+                    Unavailable(
+                        "the link to the primary broke after the request was sent: its outcome is "
+                        "unknown"
+                    )
+                )
+                self._node.link.tell(PrimaryAnswered(Answer(asked.id, error=failure)))
+            else:
+                answer: Answer = _decode_answer(reply.answer)
+                answer = msgspec.structs.replace(answer, id=asked.id, position=reply.position)
+                asyncio.ensure_future(self._when_arrived(answer))  # noqa: RUF006 - bounded wait
+
+        session.forward(_encode(asked.vouched), done)
+        self.flush()
+
+    async def _when_arrived(self, answer: Answer) -> None:
+        """Hold the answer until its write is here, so that the client reads what it wrote."""
+        arrived = answer.error is not None or await self.arrival(
+            answer.position, self._node.services.settings.replication.best_effort_wal_wait_duration
+        )
+        self._node.link.tell(PrimaryAnswered(answer, arrived))
+
+    async def arrival(self, position: Position, seconds: float) -> bool:
+        """Whether the shared log has come so far, after waiting for it at most so long."""
+        if position <= self._sink.position():
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.append((position, future))
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def hand_over(self, seconds: float) -> tuple[str, int, str]:
+        """Ask the primary to stop, wait for its last record: (`ready`, seq, "") is success.
+
+        `unreachable` when there is no session, `refused` with the reason when it would not.
+        """
+        session = self.session
+        if session is None or not session.following:
+            return "unreachable", 0, self.reason
+        asked: asyncio.Future[frames.Handover | None] = asyncio.get_running_loop().create_future()
+
+        def done(reply: frames.Handover | None) -> None:
+            if not asked.done():
+                asked.set_result(reply)
+
+        session.ask_handover(done)
+        self.flush()
+        try:
+            reply = await asyncio.wait_for(asked, seconds)
+        except TimeoutError:
+            return "refused", 0, "the primary did not stop in time"
+        if reply is None:
+            return "unreachable", 0, "the link broke"
+        if not reply.granted:
+            return "refused", 0, reply.reason
+        last = Position(self._sink.position().epoch, reply.seq, b"")
+        if not await self.arrival(last, seconds):
+            return "refused", 0, "the primary's last records did not arrive in time"
+        return "ready", reply.seq, ""
+
+    # secondary.Host
+
+    def cluster_id(self) -> str:
+        return self._node.services.state.cluster_id
+
+    def cluster_addr(self) -> str:
+        return self._node.services.state.cluster_addr
+
+    def api_addr(self) -> str:
+        return self._node.services.state.api_addr
+
+    def is_partial(self) -> bool:
+        return self.copy is not None
+
+    def welcomed(self) -> None:
+        self._note(READY, "")
+        self._renew()
+        log.info("connected to the primary")
+
+    def learned(self, lineage: Lineage, addresses: tuple[str, ...], api_addr: str) -> None:
+        if (
+            self.copy is not None
+            or not self._node.services.settings.replication.resolver_discover_servers
+        ):
+            return
+        upstream = self.upstream
+        fresh = (addresses, api_addr)
+        known = set(addresses) <= set(upstream.addresses) and (
+            not api_addr or api_addr == upstream.api_addr
+        )
+        if not known and fresh != self._learned:
+            self._learned = fresh
+            self._node.link.commit(changes.LearnAddresses(addresses, api_addr), _ignore)
+
+    def newer_epoch(self, rank: tuple[int, bytes]) -> None:
+        if self.newer != rank:
+            self.newer = rank
+            log.error(
+                "the primary has heard of a newer epoch: another cluster of the set was promoted",
+                epoch=rank[0],
+            )
+            self._node.report_soon()
+
+    def copied(self) -> None:
+        self.copy_complete = True
+        if self.session is not None:
+            self.session.end("copied", "the first copy is complete")
+        self._node.report_soon()
+
+    def certified(self, certificate: bytes, authority_certificate: bytes) -> None:
+        key, self._pending_key = self._pending_key, None
+        if key is not None:
+            change = changes.NewCertificate(certificate, key, authority_certificate)
+            self._node.link.commit(change, _ignore)
+
+    def _renew(self) -> None:
+        """In time, so that no certificate ever runs out while the primary can be reached."""
+        session = self.session
+        now_ms = self._node.clock.wall_ms()
+        if session is None or self.copy is not None or self._pending_key is not None:
+            return
+        if authority.renewal_due(self.upstream.credentials.certificate, now_ms):
+            self._pending_key, public = authority.new_key()
+            session.ask_certificate(public)
+
+    def tick(self) -> None:
+        """Once a second."""
+        self._renew()
+        session = self.session
+        if session is not None and session.divergences > self.divergences:
+            self.divergences = session.divergences
+            self.last_divergence_ms = self._node.clock.wall_ms()
+            log.error("the state had diverged from the primary's: healing by a comparison")
+        self.flush()
+
+    def peer(self) -> PeerStatus | None:
+        session = self.session
+        if session is None:
+            return None
+        now = self._node.clock.steady_ms()
+        return PeerStatus(
+            "",
+            self.upstream.api_addr,
+            f"https://{self.upstream.addresses[0]}" if self.upstream.addresses else "",
+            self.connection == READY,
+            session.last_heartbeat_ms,
+            session.round_trip_ms,
+            session.clock_skew_ms,
+            now - session.canary_ms if session.canary_ms else 0,
+            session.primary_position,
+        )
+
+    @property
+    def is_copying(self) -> bool:
+        return self._node.role.mode == BOOTSTRAPPING
+
+
+def reason_of(error: BaseException) -> str:
+    """For status and logs: what failed, no secret."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _ignore(done: Done) -> None:
+    if done.failure:
+        log.warn("a change of replication was not made", reason=done.failure)

@@ -1,0 +1,258 @@
+"""Joining a replication set, as far as the network goes: unwrap the token, try the cluster port.
+
+Runs in a thread of a worker before anything is written, so whatever fails here has changed nothing.
+Each failure says which step it was and what can be done.
+"""
+
+import http.client
+import socket
+import ssl
+import time
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from undercroft.errors import InvalidRequest, Unavailable
+from undercroft.replication import activation, authority
+from undercroft.replication.activation import Grant
+from undercroft.replication.protocol import frames
+from undercroft.replication.protocol.frames import Frame, ProtocolError, Welcome
+from undercroft.replication.role import Credentials
+from undercroft.storage.view import Snapshot
+from undercroft.storage.wal import START
+
+_SECONDS: Final = 10.0
+_BODY_MAX: Final = 1 << 20
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """How the primary's API is believed: PEM files or text; nothing: the system's roots."""
+
+    ca_file: str = ""
+    ca_path: str = ""
+    ca_cert: str = ""
+    client_cert_pem: str = ""
+    client_key_pem: str = ""
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """What `prepare` found, for the transaction that follows."""
+
+    grant: Grant
+    sealed: bool  # the token was sealed for our pending key, which is used up by it
+
+    def __repr__(self) -> str:
+        return f"<Joined {self.grant!r}>"
+
+
+def join(
+    view: Snapshot, token: str, api_addr: str, trust: Trust, *, own_id: str, now_ms: int
+) -> Joined:
+    """Use a token: its grant, once a session with the primary has stood. Raises InvalidRequest for
+    a token that is not good, Unavailable for a primary that is out of reach.
+    """
+    if not token:
+        raise InvalidRequest("missing token")
+    sealed = activation.is_sealed(token)
+    if sealed:
+        grant = activation.open_sealed(view, token, now_ms)
+    else:
+        grant = _unwrap(token, api_addr, trust, now_ms)
+    _check(grant.addresses, grant.credentials, grant.set_id, own_id)
+    return Joined(grant, sealed)
+
+
+def first_that_answers(
+    addresses: list[str], credentials: Credentials, set_id: str, own_id: str
+) -> str:
+    """The first of some cluster addresses behind which the primary is. Raises Unavailable."""
+    return _check(tuple(addresses), credentials, set_id, own_id)
+
+
+def _check(addresses: tuple[str, ...], credentials: Credentials, set_id: str, own_id: str) -> str:
+    failures = []
+    for address in addresses:
+        try:
+            welcome = probe(address, credentials, set_id, own_id)
+        except (OSError, ProtocolError) as error:
+            failures.append(f"{address}: {_reason(error)}")
+            continue
+        if welcome.cluster_id == own_id:
+            raise InvalidRequest("the token is this cluster's own")
+        return address
+    raise Unavailable("the primary's cluster port cannot be reached: " + "; ".join(failures))
+
+
+def _unwrap(token: str, api_addr: str, trust: Trust, now_ms: int) -> Grant:
+    claims = activation.parse_token(token, now_ms)
+    address = api_addr or claims.addr
+    if not address:
+        raise InvalidRequest(
+            "the token does not say where the primary is", hint="give primary_api_addr"
+        )
+    status, body = _post(address, token, trust)
+    if status != 200:
+        hint = ""
+        if status == 400:
+            hint = (
+                "it may have been used before: if that was not you, it was intercepted; look at "
+                "the primary's audit log and revoke the id"
+            )
+        raise InvalidRequest(
+            f"error unwrapping secondary token at {address}: status {status}: {_errors(body)}",
+            hint=hint,
+        )
+    try:
+        data = msgspec.json.decode(body)["data"]
+        grant = grant_of(data)
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        raise InvalidRequest(
+            "the token is a wrapping token, but of no activation of a secondary"
+        ) from None
+    if claims.ca and claims.ca != authority.fingerprint(grant.credentials.authority):
+        raise InvalidRequest(
+            "the primary's authority is not the one that the token names: it was tampered with"
+        )
+    return activation.check_grant(grant, now_ms)
+
+
+def data_of(grant: Grant) -> dict[str, Any]:
+    """A grant as the wrapped answer's `data`."""
+    pem = ssl.DER_cert_to_PEM_cert
+    return {
+        "type": grant.type,
+        "cluster_id": grant.set_id,
+        "id": grant.secondary_id,
+        "client_cert": pem(grant.credentials.certificate),
+        "client_key": grant.credentials.key.hex(),
+        "ca_cert": pem(grant.credentials.authority),
+        "cluster_addrs": list(grant.addresses),
+        "api_addr": grant.api_addr,
+    }
+
+
+def grant_of(data: Any) -> Grant:
+    der = ssl.PEM_cert_to_DER_cert
+    return Grant(
+        data["type"],
+        data["cluster_id"],
+        data["id"],
+        Credentials(
+            der(data["client_cert"]), bytes.fromhex(data["client_key"]), der(data["ca_cert"])
+        ),
+        tuple(data["cluster_addrs"]),
+        data["api_addr"],
+    )
+
+
+def _errors(body: bytes) -> str:
+    try:
+        return "; ".join(str(text) for text in msgspec.json.decode(body)["errors"])[:500]
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return "an answer that is no error of a Vault"
+
+
+def _post(address: str, token: str, trust: Trust) -> tuple[int, bytes]:
+    """Unwrap at the primary's API. Raises InvalidRequest, Unavailable."""
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username:
+        raise InvalidRequest("primary_api_addr must be a URL: https://host:port")
+    connection: http.client.HTTPConnection
+    port = url.port or (443 if url.scheme == "https" else 80)
+    if url.scheme == "https":
+        connection = http.client.HTTPSConnection(
+            url.hostname, port, timeout=_SECONDS, context=_api_context(trust)
+        )
+    else:
+        connection = http.client.HTTPConnection(url.hostname, port, timeout=_SECONDS)
+    try:
+        connection.request("POST", "/v1/sys/wrapping/unwrap", headers={"X-Vault-Token": token})
+        response = connection.getresponse()
+        return response.status, response.read(_BODY_MAX)
+    except ssl.SSLCertVerificationError as error:
+        raise Unavailable(
+            f"the certificate of the primary's API at {address} is not trusted: "
+            f"{error.verify_message}",
+            hint="give ca_file, ca_path or ca_cert",
+        ) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(
+            f"the primary's API at {address} cannot be reached: {_reason(error)}",
+            hint="give primary_api_addr if it is reached elsewhere",
+        ) from None
+    finally:
+        connection.close()
+
+
+def _api_context(trust: Trust) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(
+            cafile=trust.ca_file or None,
+            capath=trust.ca_path or None,
+            cadata=trust.ca_cert or None,
+        )
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise InvalidRequest(
+            f"ca_file, ca_path or ca_cert cannot be used: {_reason(error)}"
+        ) from None
+    if trust.client_cert_pem:
+        try:
+            authority.load_pem(context, trust.client_cert_pem + "\n" + trust.client_key_pem)
+        except (OSError, ssl.SSLError):
+            raise InvalidRequest("client_cert_pem and client_key_pem cannot be used") from None
+    return context
+
+
+# the cluster port
+
+
+def probe(address: str, credentials: Credentials, set_id: str, own_id: str) -> Welcome:
+    """The primary's Welcome. Raises OSError, ProtocolError, InvalidRequest for a refusal."""
+    host, _, port = address.rpartition(":")
+    context = authority.client_context(credentials)
+    hello = frames.Hello(
+        frames.VERSION_LOW,
+        frames.VERSION_HIGH,
+        frames.PROBE,
+        "",
+        own_id,
+        None,
+        START,
+        0,
+        partial=True,
+    )
+    deadline = time.monotonic() + _SECONDS
+    with (
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=authority.server_name(set_id)) as sock,
+    ):
+        sock.sendall(frames.encode(hello))
+        decoder = frames.Decoder()
+        while time.monotonic() < deadline:
+            data = sock.recv(1 << 16)
+            if not data:
+                raise ProtocolError("it hung up: the id may be revoked")
+            for frame, _ in decoder.feed(data):
+                return _welcome(frame)
+    raise TimeoutError
+
+
+def _welcome(frame: Frame) -> Welcome:
+    if isinstance(frame, frames.Refuse):
+        raise InvalidRequest(f"the primary refuses: {frame.text}")
+    if not isinstance(frame, Welcome):
+        raise ProtocolError("it does not greet")
+    return frame
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {_SECONDS:.0f} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or 'failed'}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
