@@ -74,8 +74,11 @@ def ticket_of(credentials: Credentials) -> Ticket:
 class Switchover:
     """A promotion that waits for the primary to stop; in memory only."""
 
-    def __init__(self, session: SecondarySession, until_ms: int) -> None:
+    def __init__(
+        self, session: SecondarySession, upstream: Upstream | None, until_ms: int
+    ) -> None:
         self.session = session
+        self.upstream = upstream
         self.until_ms = until_ms
         self.seq: int | None = None
         self.opening = False
@@ -288,11 +291,13 @@ class Cluster:
             self.world.say(f"{self}: no promotion: {error.message}")
             return
         self.world.say(f"{self}: promotion, {kind.value}")
+        upstream = self.role.upstream
         if kind is not Promotion.SWITCHOVER:
-            self.change(lambda: self._promote(kind))
+            self.change(lambda: self._promote(kind, upstream))
         elif self.switchover is None:
             assert session is not None
-            waiting = self.switchover = Switchover(session, self.steady_ms() + HANDOVER_MS)
+            until_ms = self.steady_ms() + HANDOVER_MS
+            waiting = self.switchover = Switchover(session, upstream, until_ms)
             session.ask_handover(lambda answer: self._handed_over(waiting, answer))
 
     def _handed_over(self, waiting: Switchover, answer: frames.Handover | None) -> None:
@@ -323,7 +328,8 @@ class Cluster:
                 self.switchover = None
 
             self.change(
-                lambda: self._promote(Promotion.SWITCHOVER), _Told(done, lambda _: done(0))
+                lambda: self._promote(Promotion.SWITCHOVER, waiting.upstream),
+                _Told(done, lambda _: done(0)),
             )
         elif waiting.session.ended or self.steady_ms() > waiting.until_ms:
             # The primary may have stopped for us: only a new session shows it that we gave up.
@@ -331,10 +337,12 @@ class Cluster:
             self.switchover = None
             waiting.session.end("handover", "the handover took too long")
 
-    def _promote(self, kind: Promotion) -> int:
+    def _promote(self, kind: Promotion, planned: Upstream | None) -> int:
         before = self.disk.lineage()
         assert before is not None
         role, upstream = self.role, self.role.upstream
+        if upstream != planned:
+            raise Failure("the primary has been changed meanwhile")
         made = moves.promoted(role, "", self.wall_ms())
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None
