@@ -74,8 +74,11 @@ def ticket_of(credentials: Credentials) -> Ticket:
 class Switchover:
     """A promotion that waits for the primary to stop; in memory only."""
 
-    def __init__(self, session: SecondarySession, until_ms: int) -> None:
+    def __init__(
+        self, session: SecondarySession, upstream: Upstream | None, until_ms: int
+    ) -> None:
         self.session = session
+        self.upstream = upstream
         self.until_ms = until_ms
         self.seq: int | None = None
         self.opening = False
@@ -150,7 +153,9 @@ class Cluster:
         session = self.client.client_session if self.client is not None else None
         return session if isinstance(session, SecondarySession) and not session.ended else None
 
-    def change(self, change: Callable[[], int], done: Callable[[int], None] | None = None) -> None:
+    def change(
+        self, change: Callable[[], int], done: Callable[[int], None] | None = None
+    ) -> None:
         """A change of the role or of shared data, in the queue."""
 
         def guarded() -> int:
@@ -175,6 +180,10 @@ class Cluster:
             if isinstance(done, _Told):
                 done.failed(str(result))
         self._refresh()
+        session = self.session
+        if session is not None and session.following and session.submit:
+            session.submit = False
+            self.change(self._submitted)
         for connection in list(self.serving):
             if isinstance(connection.server_session, PrimarySession):
                 connection.server_session.committed()
@@ -282,11 +291,13 @@ class Cluster:
             self.world.say(f"{self}: no promotion: {error.message}")
             return
         self.world.say(f"{self}: promotion, {kind.value}")
+        upstream = self.role.upstream
         if kind is not Promotion.SWITCHOVER:
-            self.change(lambda: self._promote(kind))
+            self.change(lambda: self._promote(kind, upstream))
         elif self.switchover is None:
             assert session is not None
-            waiting = self.switchover = Switchover(session, self.steady_ms() + HANDOVER_MS)
+            until_ms = self.steady_ms() + HANDOVER_MS
+            waiting = self.switchover = Switchover(session, upstream, until_ms)
             session.ask_handover(lambda answer: self._handed_over(waiting, answer))
 
     def _handed_over(self, waiting: Switchover, answer: frames.Handover | None) -> None:
@@ -316,22 +327,29 @@ class Cluster:
             def done(_: int) -> None:
                 self.switchover = None
 
-            self.change(lambda: self._promote(Promotion.SWITCHOVER), _Told(done, lambda _: done(0)))
+            self.change(
+                lambda: self._promote(Promotion.SWITCHOVER, waiting.upstream),
+                _Told(done, lambda _: done(0)),
+            )
         elif waiting.session.ended or self.steady_ms() > waiting.until_ms:
             # The primary may have stopped for us: only a new session shows it that we gave up.
             self.world.say(f"{self}: gives the handover up")
             self.switchover = None
             waiting.session.end("handover", "the handover took too long")
 
-    def _promote(self, kind: Promotion) -> int:
+    def _promote(self, kind: Promotion, planned: Upstream | None) -> int:
         before = self.disk.lineage()
         assert before is not None
         role, upstream = self.role, self.role.upstream
+        if upstream != planned:
+            raise Failure("the primary has been changed meanwhile")
         made = moves.promoted(role, "", self.wall_ms())
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None
             self._check_switchover(upstream, before)
-        lineage = before.opened(self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8))
+        lineage = before.opened(
+            self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8)
+        )
         claim, announcements = role.claim, role.announcements
         if upstream is not None and kind is not Promotion.DRILL:
             ticket = ticket_of(upstream.credentials)
@@ -340,9 +358,7 @@ class Cluster:
         self.disk.role = msgspec.structs.replace(made, claim=claim, announcements=announcements)
         self.disk.authority, self.disk.members = self.world.number(), {}
         self._open(lineage)
-        self.world.say(
-            f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}"
-        )
+        self.world.say(f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}")
         return 0
 
     def _check_switchover(self, upstream: Upstream, lineage: Lineage) -> None:
@@ -382,7 +398,9 @@ class Cluster:
         def change() -> int:
             member = self.disk.members.get(secondary_id)
             if member is not None:
-                self.disk.members[secondary_id] = msgspec.structs.replace(member, withheld=withheld)
+                self.disk.members[secondary_id] = msgspec.structs.replace(
+                    member, withheld=withheld
+                )
             return 0
 
         self.change(change)
@@ -395,6 +413,10 @@ class Cluster:
             return 0
 
         self.change(change)
+
+    def _submitted(self) -> int:
+        self.disk.submits = False
+        return 0
 
     # the primary's side
 
@@ -521,7 +543,9 @@ class Cluster:
                 and member.ticket == ticket.ticket
                 and ticket.authority == self.disk.authority
             )
-            fence = Fence(parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms())
+            fence = Fence(
+                parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms()
+            )
             self.disk.role = moves.fenced(
                 self.role,
                 mine,
@@ -535,7 +559,9 @@ class Cluster:
 
         self.change(
             change,
-            _Told(lambda _: session.announced(True), lambda text: session.announced(False, text)),
+            _Told(
+                lambda _: session.announced(True), lambda text: session.announced(False, text)
+            ),
         )
 
     def handover(self, session: PrimarySession) -> None:
@@ -657,12 +683,15 @@ class Cluster:
         copy, old = self.copy, self.disk
         assert copy is not None
         self.world.say(f"{self}: the copy is complete")
-        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY)
+        withheld = copy.role.withheld
+        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY, withheld=withheld)
         copy.quarantine = old.quarantine
         copy.submits = False
         copy.members, copy.authority = {}, 0
         self.disk, self.copy, self.copy_view = copy, None, None
+        pending = self.queue
         self.queue = Queue()
+        assert not pending.completed or True
         self.hang_up("the copy is complete")
         self.view = LiveSink(self.disk, self.rng, self.queue)
 

@@ -204,10 +204,13 @@ def promote(
 
 
 def change_primary(tx: Transaction, upstream: Upstream | None, now_ms: int) -> None:
-    """Follow another primary of the same set, or (None) nobody; no data is touched."""
+    """Follow another primary of the same set, or (None) nobody; no data is touched.
+
+    What was withheld from us is lacking until a comparison has brought it (`SecondarySession`).
+    """
     role = read_role(tx)
     _require(role, SECONDARY)
-    changed = msgspec.structs.replace(role, upstream=upstream, since_ms=now_ms, withheld=())
+    changed = msgspec.structs.replace(role, upstream=upstream, since_ms=now_ms)
     write_role(tx, changed)
 
 
