@@ -74,9 +74,7 @@ def ticket_of(credentials: Credentials) -> Ticket:
 class Switchover:
     """A promotion that waits for the primary to stop; in memory only."""
 
-    def __init__(
-        self, session: SecondarySession, upstream: Upstream | None, until_ms: int
-    ) -> None:
+    def __init__(self, session: SecondarySession, upstream: Upstream | None, until_ms: int) -> None:
         self.session = session
         self.upstream = upstream
         self.until_ms = until_ms
@@ -153,9 +151,7 @@ class Cluster:
         session = self.client.client_session if self.client is not None else None
         return session if isinstance(session, SecondarySession) and not session.ended else None
 
-    def change(
-        self, change: Callable[[], int], done: Callable[[int], None] | None = None
-    ) -> None:
+    def change(self, change: Callable[[], int], done: Callable[[int], None] | None = None) -> None:
         """A change of the role or of shared data, in the queue."""
 
         def guarded() -> int:
@@ -347,9 +343,7 @@ class Cluster:
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None
             self._check_switchover(upstream, before)
-        lineage = before.opened(
-            self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8)
-        )
+        lineage = before.opened(self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8))
         claim, announcements = role.claim, role.announcements
         if upstream is not None and kind is not Promotion.DRILL:
             ticket = ticket_of(upstream.credentials)
@@ -358,7 +352,9 @@ class Cluster:
         self.disk.role = msgspec.structs.replace(made, claim=claim, announcements=announcements)
         self.disk.authority, self.disk.members = self.world.number(), {}
         self._open(lineage)
-        self.world.say(f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}")
+        self.world.say(
+            f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}"
+        )
         return 0
 
     def _check_switchover(self, upstream: Upstream, lineage: Lineage) -> None:
@@ -398,9 +394,7 @@ class Cluster:
         def change() -> int:
             member = self.disk.members.get(secondary_id)
             if member is not None:
-                self.disk.members[secondary_id] = msgspec.structs.replace(
-                    member, withheld=withheld
-                )
+                self.disk.members[secondary_id] = msgspec.structs.replace(member, withheld=withheld)
             return 0
 
         self.change(change)
@@ -509,6 +503,12 @@ class Cluster:
     def cluster_addr(self) -> str:
         return self.name
 
+    def claim(self) -> bytes:
+        return b""
+
+    def claimed(self, claim: bytes) -> None:
+        """Announcements are made by the operators of the simulation."""
+
     def newest_rank(self) -> tuple[int, bytes]:
         fence = self.role.fence
         lineage = fence.lineage if fence is not None else self.disk.lineage()
@@ -543,9 +543,7 @@ class Cluster:
                 and member.ticket == ticket.ticket
                 and ticket.authority == self.disk.authority
             )
-            fence = Fence(
-                parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms()
-            )
+            fence = Fence(parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms())
             self.disk.role = moves.fenced(
                 self.role,
                 mine,
@@ -559,9 +557,7 @@ class Cluster:
 
         self.change(
             change,
-            _Told(
-                lambda _: session.announced(True), lambda text: session.announced(False, text)
-            ),
+            _Told(lambda _: session.announced(True), lambda text: session.announced(False, text)),
         )
 
     def handover(self, session: PrimarySession) -> None:
@@ -689,9 +685,7 @@ class Cluster:
         copy.submits = False
         copy.members, copy.authority = {}, 0
         self.disk, self.copy, self.copy_view = copy, None, None
-        pending = self.queue
         self.queue = Queue()
-        assert not pending.completed or True
         self.hang_up("the copy is complete")
         self.view = LiveSink(self.disk, self.rng, self.queue)
 

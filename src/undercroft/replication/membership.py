@@ -210,7 +210,13 @@ def change_primary(tx: Transaction, upstream: Upstream | None, now_ms: int) -> N
     """
     role = read_role(tx)
     _require(role, SECONDARY)
-    changed = msgspec.structs.replace(role, upstream=upstream, since_ms=now_ms)
+    announcements, before = role.announcements, role.upstream
+    if before and upstream and before.credentials.authority != upstream.credentials.authority:
+        # Should it come back as a primary, it hears from us that its epoch is over.
+        announcements += (Announcement(before.addresses, before.credentials),)
+    changed = msgspec.structs.replace(
+        role, upstream=upstream, since_ms=now_ms, announcements=announcements
+    )
     write_role(tx, changed)
 
 

@@ -41,6 +41,10 @@ class Host(Protocol):
     def cluster_id(self) -> str: ...
     def addresses(self) -> tuple[str, ...]: ...
     def api_addr(self) -> str: ...
+    def claim(self) -> bytes:
+        """The signed claim by which this cluster opened its epoch; empty without one."""
+        ...
+
     def newest_rank(self) -> tuple[int, bytes]:
         """Of the newest epoch of the set that this cluster has heard of."""
         ...
@@ -294,6 +298,9 @@ class PrimarySession:
         if hello.intent != frames.STREAM or verdict == frames.BEHIND:
             return
         self.selection_changed(compare=False)
+        claim = self._host.claim()
+        if claim:  # so that it can tell the primary that it had before
+            self._send(frames.Announce(claim))
         # Who has another history may have other keys under the same numbers.
         self._known_term = hello.term if verdict == frames.FOLLOW else 0
         self._send_terms()

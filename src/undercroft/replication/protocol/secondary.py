@@ -54,6 +54,9 @@ class Host(Protocol):
         ...
 
     def certified(self, certificate: bytes, authority: bytes) -> None: ...
+    def claimed(self, claim: bytes) -> None:
+        """The signed claim by which the primary opened its epoch."""
+        ...
 
 
 class Progress:
@@ -255,6 +258,8 @@ class SecondarySession:
                 told(frame)
         elif isinstance(frame, frames.Withheld):
             self._select(frame)
+        elif isinstance(frame, frames.Announce):
+            self._host.claimed(frame.claim)
         elif isinstance(frame, frames.Certificate):
             self._host.certified(frame.certificate, frame.authority)
         elif self._comparison is not None and self._comparison.takes(frame):
