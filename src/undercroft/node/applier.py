@@ -78,8 +78,9 @@ class Applier:
         differing = 0
         for raw in change.records:
             record = SharedRecord.decode(raw)
-            own = batch.transaction()
+            own = None
             if _MOUNTS in record.body:
+                own = batch.transaction()
                 self._follow_mounts(own, record)
             differing += batch.accept_shared(record, own)
         return differing
