@@ -684,7 +684,13 @@ class Cluster:
         assert copy is not None
         self.world.say(f"{self}: the copy is complete")
         withheld = copy.role.withheld
-        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY, withheld=withheld)
+        session = self.session
+        copy.role = msgspec.structs.replace(
+            old.role,
+            mode=SECONDARY,
+            withheld=withheld,
+            comparing=session is not None and session.unsettled,
+        )
         copy.quarantine = old.quarantine
         copy.submits = False
         copy.members, copy.authority = {}, 0

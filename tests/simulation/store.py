@@ -407,11 +407,18 @@ class LiveSink(View):
     def unfinished(self) -> bool:
         return self.disk.role.comparing
 
+    def settled(self) -> None:
+        def change() -> int:
+            self._refuse_others()
+            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
+            return 0
+
+        self._ask(change, lambda _: None)
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         def change() -> int:
             self._refuse_others()
             self.disk.jump(position)
-            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
             self.committed([])
             return 0
 
@@ -492,6 +499,9 @@ class CopySink(View):
 
     def unfinished(self) -> bool:
         return False
+
+    def settled(self) -> None:
+        pass
 
     def store_entries(
         self, entries: list[tuple[bytes, bytes | None]], done: Callable[[int], None]

@@ -93,6 +93,8 @@ def plan_promotion(
         raise InvalidRequest("this cluster has no replication history to go on with")
     if filtered and not force:
         raise InvalidRequest("this secondary has a path filter: it lacks data", hint="force=true")
+    if role.comparing and not force:
+        raise Unavailable("the last comparison with the primary has not finished", hint="force=true")
     if role.upstream is None:
         return Promotion.DRILL
     return Promotion.SWITCHOVER if connected and not force else Promotion.FORCED

@@ -89,7 +89,15 @@ class Sink(State, Protocol):
         ...
 
     def begin_comparison(self) -> None:
-        """Entries are about to change, and the position is none of theirs until `jump`."""
+        """Entries are about to change, and the position is none of theirs until `settled`."""
+        ...
+
+    def unfinished(self) -> bool:
+        """Whether a comparison has begun, in whatever session, that is not `settled`."""
+        ...
+
+    def settled(self) -> None:
+        """The log has come past all that a comparison has read: the state is the position's."""
         ...
 
     def jump(self, position: Position, done: Done) -> None:

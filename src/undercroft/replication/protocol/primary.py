@@ -257,6 +257,8 @@ class PrimarySession:
                 self._refuse(*problem)
                 return
             verdict, branch_seq = self._judge(hello.lineage, hello.position, lineage)
+            if hello.unfinished and verdict == frames.FOLLOW:
+                verdict = frames.COMPARE
         self._welcome(hello, lineage, verdict, branch_seq)
 
     def _judge(self, theirs: Lineage, at: Position, lineage: Lineage) -> tuple[str, int]:

@@ -50,7 +50,9 @@ class Host(Protocol):
         ...
 
     def copied(self) -> None:
-        """A copy that was partial is complete now."""
+        """A copy that was partial is complete now; if the session is `unsettled`, it is to be
+        compared once more, as one whose comparison is unfinished.
+        """
         ...
 
     def certified(self, certificate: bytes, authority: bytes) -> None: ...
@@ -107,6 +109,7 @@ class SecondarySession:
         self._withheld: tuple[bytes, ...] | None = None  # as the sink was told last
         self._lacks: tuple[bytes, ...] | None = None  # what it is told once a comparison is over
         self._streaming = False
+        self.unsettled = False  # the state is ahead of its position, after a comparison
         self._trusted_from = 0  # place of the log from which on differences mean divergence
         self._pending_beats: list[tuple[int, int]] = []  # (seq, steady ms at which it came)
         self._forward_number = 0
@@ -219,6 +222,7 @@ class SecondarySession:
                 host.api_addr(),
                 partial,
                 self.submit,
+                sink.unfinished(),
             )
         )
 
@@ -299,6 +303,7 @@ class SecondarySession:
     def _applied(self, size: int, differing: int) -> None:
         if self.ended:
             return
+        self._note_settled()
         if differing and self.sink.position().seq > self._trusted_from:
             self._diverged()
         self._note_canary()
@@ -354,6 +359,7 @@ class SecondarySession:
             return
         if jump_to is not None:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
+            self.unsettled = True
             self.sink.begin_comparison()
         partial = self._host.is_partial()
         self._comparison = Comparison(
@@ -393,11 +399,20 @@ class SecondarySession:
     def _jumped(self) -> None:
         if self.ended:
             return
+        self._note_settled()
         if self._host.is_partial():
             self._host.copied()
             return
         self._streaming, self.state = True, STREAM_WALS
         self.consume(0)
+
+    def _note_settled(self) -> None:
+        """A comparison reads what is newer than the position it ends at: only the log brings the
+        state to one that there was.
+        """
+        if self.unsettled and self.sink.position().seq >= self._trusted_from:
+            self.unsettled = False
+            self.sink.settled()
 
     def _select(self, frame: frames.Withheld) -> None:
         """What the primary keeps from us is another. Data that we did not get until now is lacking
