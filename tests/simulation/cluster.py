@@ -357,7 +357,9 @@ class Cluster:
             announcements = (Announcement(upstream.addresses, upstream.credentials),)
         self.disk.role = msgspec.structs.replace(made, claim=claim, announcements=announcements)
         self.disk.authority, self.disk.members = self.world.number(), {}
+        self.disk.role = msgspec.structs.replace(self.disk.role, comparing=role.comparing)
         self._open(lineage)
+        self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
         self.world.say(f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}")
         return 0
 
@@ -438,8 +440,9 @@ class Cluster:
             if known == secondary_id and other.purpose == connection.purpose == frames.STREAM:
                 self._end(other, "replaced", "another session of the same secondary")
         connection.server_session = session
+        if secondary_id not in self.serving.values():
+            self.selections[secondary_id] = member.withheld
         self.serving[connection] = secondary_id
-        self.selections[secondary_id] = member.withheld
 
     def _end(self, connection: Connection, code: str, text: str) -> None:
         session = connection.server_session

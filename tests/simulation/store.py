@@ -282,7 +282,7 @@ class View:
         self._unseen.append((self.disk.shared, deltas))
         self._sorted = None
 
-    def advance(self) -> None:
+    def advance(self) -> bool:
         unseen, self._unseen = self._unseen, []
         for position, deltas in unseen:
             self.tree.apply(deltas)
@@ -290,6 +290,7 @@ class View:
                 self._position = position
                 if self._watched:
                     self._tell_roots()
+        return False
 
     def _tell_roots(self) -> None:
         at = self._position.seq

@@ -61,6 +61,10 @@ class State(Protocol):
 class Source(State, Protocol):
     """What a primary session reads."""
 
+    def advance(self) -> bool:
+        """Let the position come up to the newest entry that a walk may have shown."""
+        ...
+
     def records(self, after: Position) -> list[SharedRecord]:
         """What follows, as much as fits a frame. Raises Trimmed, Foreign."""
         ...

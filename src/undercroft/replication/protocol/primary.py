@@ -205,6 +205,7 @@ class PrimarySession:
         elif isinstance(frame, frames.Echo):
             self._echoed(frame)
         elif isinstance(frame, frames.AskHeads):
+            self.source.advance()  # walks read entries that are newer: not beyond what we say here
             entries = self.source.entries()
             self._send(frames.Heads(self.source.position(), self._heads(), entries))
         elif isinstance(frame, frames.AskNodes):
