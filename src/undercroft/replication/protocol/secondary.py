@@ -238,6 +238,8 @@ class SecondarySession:
             if not self._streaming:
                 raise ProtocolError("records before they were asked for")
             self.records_received += len(frame.records)
+            if self._comparison is not None:
+                self._comparison.logged(frame.records)
             self.sink.apply(frame.records, lambda differing: self._applied(size, differing))
         elif isinstance(frame, frames.Heartbeat):
             self._heard(frame)
