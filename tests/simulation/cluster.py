@@ -74,9 +74,7 @@ def ticket_of(credentials: Credentials) -> Ticket:
 class Switchover:
     """A promotion that waits for the primary to stop; in memory only."""
 
-    def __init__(
-        self, session: SecondarySession, upstream: Upstream | None, until_ms: int
-    ) -> None:
+    def __init__(self, session: SecondarySession, upstream: Upstream | None, until_ms: int) -> None:
         self.session = session
         self.upstream = upstream
         self.until_ms = until_ms
@@ -153,9 +151,7 @@ class Cluster:
         session = self.client.client_session if self.client is not None else None
         return session if isinstance(session, SecondarySession) and not session.ended else None
 
-    def change(
-        self, change: Callable[[], int], done: Callable[[int], None] | None = None
-    ) -> None:
+    def change(self, change: Callable[[], int], done: Callable[[int], None] | None = None) -> None:
         """A change of the role or of shared data, in the queue."""
 
         def guarded() -> int:
@@ -347,9 +343,7 @@ class Cluster:
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None
             self._check_switchover(upstream, before)
-        lineage = before.opened(
-            self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8)
-        )
+        lineage = before.opened(self.disk.shared, self.name, self.wall_ms(), self.rng.randbytes(8))
         claim, announcements = role.claim, role.announcements
         if upstream is not None and kind is not Promotion.DRILL:
             ticket = ticket_of(upstream.credentials)
@@ -360,7 +354,9 @@ class Cluster:
         self.disk.role = msgspec.structs.replace(self.disk.role, comparing=role.comparing)
         self._open(lineage)
         self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
-        self.world.say(f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}")
+        self.world.say(
+            f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}"
+        )
         return 0
 
     def _check_switchover(self, upstream: Upstream, lineage: Lineage) -> None:
@@ -400,9 +396,7 @@ class Cluster:
         def change() -> int:
             member = self.disk.members.get(secondary_id)
             if member is not None:
-                self.disk.members[secondary_id] = msgspec.structs.replace(
-                    member, withheld=withheld
-                )
+                self.disk.members[secondary_id] = msgspec.structs.replace(member, withheld=withheld)
             return 0
 
         self.change(change)
@@ -546,9 +540,7 @@ class Cluster:
                 and member.ticket == ticket.ticket
                 and ticket.authority == self.disk.authority
             )
-            fence = Fence(
-                parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms()
-            )
+            fence = Fence(parsed.lineage, ticket.secondary_id, parsed.claimant, "", self.wall_ms())
             self.disk.role = moves.fenced(
                 self.role,
                 mine,
@@ -562,9 +554,7 @@ class Cluster:
 
         self.change(
             change,
-            _Told(
-                lambda _: session.announced(True), lambda text: session.announced(False, text)
-            ),
+            _Told(lambda _: session.announced(True), lambda text: session.announced(False, text)),
         )
 
     def handover(self, session: PrimarySession) -> None:
@@ -698,9 +688,7 @@ class Cluster:
         copy.submits = False
         copy.members, copy.authority = {}, 0
         self.disk, self.copy, self.copy_view = copy, None, None
-        pending = self.queue
-        self.queue = Queue()
-        assert not pending.completed or True
+        self.queue = Queue()  # the processes of the node begin anew on the other store
         self.hang_up("the copy is complete")
         self.view = LiveSink(self.disk, self.rng, self.queue)
 

@@ -434,9 +434,7 @@ def settled(text: str) -> _Told:
     return _Told(lambda _: None, lambda _: None)
 
 
-def run(
-    seed: int, steps: int, say: Callable[[str], None] | None = None, **options: bool
-) -> World:
+def run(seed: int, steps: int, say: Callable[[str], None] | None = None, **options: bool) -> World:
     """One run. Raises Violation, with the seed in its text."""
     world = World(seed, say=say, **options)
     try:
