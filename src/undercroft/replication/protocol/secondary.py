@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from undercroft import __version__
+from undercroft.errors import Corrupt
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.comparing import Comparison
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Sink
-from undercroft.storage.wal import START, Position
+from undercroft.storage.wal import START, Position, SharedRecord
 
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000
@@ -240,7 +241,8 @@ class SecondarySession:
             self.records_received += len(frame.records)
             if self._comparison is not None:
                 self._comparison.logged(frame.records)
-            self.sink.apply(frame.records, lambda differing: self._applied(size, differing))
+            first = _seq_of(frame.records)
+            self.sink.apply(frame.records, lambda count: self._applied(size, first, count))
         elif isinstance(frame, frames.Heartbeat):
             self._heard(frame)
         elif isinstance(frame, frames.Echo):
@@ -302,11 +304,12 @@ class SecondarySession:
         self._trusted_from = max(self._trusted_from, self.primary_position.seq)
         self._note_canary()
 
-    def _applied(self, size: int, differing: int) -> None:
+    def _applied(self, size: int, first: int, differing: int) -> None:
+        """Records from the place `first` on; later ones may have been applied by now, too."""
         if self.ended:
             return
         self._note_settled()
-        if differing and self.sink.position().seq > self._trusted_from:
+        if differing and first > self._trusted_from:
             self._diverged()
         self._note_canary()
         self.consume(size)
@@ -475,3 +478,11 @@ class SecondarySession:
             self._on_handover(None)
         if self._on_announced is not None:
             self._on_announced(None)
+
+
+def _seq_of(records: list[bytes]) -> int:
+    """Where the first of them belongs. Raises ProtocolError."""
+    try:
+        return SharedRecord.decode(records[0]).seq
+    except (Corrupt, IndexError):
+        raise ProtocolError("records that do not parse") from None
