@@ -98,7 +98,7 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -150,9 +150,9 @@ def _binary(name: str) -> list[str]:
 def running(name: str, directory: Path, *, tls: bool, audit: bool) -> Iterator[Server]:
     """An initialised, unsealed server `openbao` or `undercroft` with the mounts above."""
     directory.mkdir(parents=True)
-    port, cluster = _free_port(), _free_port()
+    port, cluster = free_port(), free_port()
     while cluster == port:
-        cluster = _free_port()
+        cluster = free_port()
     config = directory / "config.hcl"
     config.write_text(_config(name, directory, port, cluster, tls, audit))
     server = Server(name, port, tls, start(name, directory), directory)
