@@ -74,8 +74,9 @@ def ticket_of(credentials: Credentials) -> Ticket:
 class Switchover:
     """A promotion that waits for the primary to stop; in memory only."""
 
-    def __init__(self, session: SecondarySession, until_ms: int) -> None:
+    def __init__(self, session: SecondarySession, upstream: Upstream | None, until_ms: int) -> None:
         self.session = session
+        self.upstream = upstream
         self.until_ms = until_ms
         self.seq: int | None = None
         self.opening = False
@@ -175,6 +176,10 @@ class Cluster:
             if isinstance(done, _Told):
                 done.failed(str(result))
         self._refresh()
+        session = self.session
+        if session is not None and session.following and session.submit:
+            session.submit = False
+            self.change(self._submitted)
         for connection in list(self.serving):
             if isinstance(connection.server_session, PrimarySession):
                 connection.server_session.committed()
@@ -282,11 +287,13 @@ class Cluster:
             self.world.say(f"{self}: no promotion: {error.message}")
             return
         self.world.say(f"{self}: promotion, {kind.value}")
+        upstream = self.role.upstream
         if kind is not Promotion.SWITCHOVER:
-            self.change(lambda: self._promote(kind))
+            self.change(lambda: self._promote(kind, upstream))
         elif self.switchover is None:
             assert session is not None
-            waiting = self.switchover = Switchover(session, self.steady_ms() + HANDOVER_MS)
+            until_ms = self.steady_ms() + HANDOVER_MS
+            waiting = self.switchover = Switchover(session, upstream, until_ms)
             session.ask_handover(lambda answer: self._handed_over(waiting, answer))
 
     def _handed_over(self, waiting: Switchover, answer: frames.Handover | None) -> None:
@@ -316,17 +323,22 @@ class Cluster:
             def done(_: int) -> None:
                 self.switchover = None
 
-            self.change(lambda: self._promote(Promotion.SWITCHOVER), _Told(done, lambda _: done(0)))
+            self.change(
+                lambda: self._promote(Promotion.SWITCHOVER, waiting.upstream),
+                _Told(done, lambda _: done(0)),
+            )
         elif waiting.session.ended or self.steady_ms() > waiting.until_ms:
             # The primary may have stopped for us: only a new session shows it that we gave up.
             self.world.say(f"{self}: gives the handover up")
             self.switchover = None
             waiting.session.end("handover", "the handover took too long")
 
-    def _promote(self, kind: Promotion) -> int:
+    def _promote(self, kind: Promotion, planned: Upstream | None) -> int:
         before = self.disk.lineage()
         assert before is not None
         role, upstream = self.role, self.role.upstream
+        if upstream != planned:
+            raise Failure("the primary has been changed meanwhile")
         made = moves.promoted(role, "", self.wall_ms())
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None
@@ -395,6 +407,10 @@ class Cluster:
             return 0
 
         self.change(change)
+
+    def _submitted(self) -> int:
+        self.disk.submits = False
+        return 0
 
     # the primary's side
 
@@ -486,6 +502,12 @@ class Cluster:
 
     def cluster_addr(self) -> str:
         return self.name
+
+    def claim(self) -> bytes:
+        return b""
+
+    def claimed(self, claim: bytes) -> None:
+        """Announcements are made by the operators of the simulation."""
 
     def newest_rank(self) -> tuple[int, bytes]:
         fence = self.role.fence
@@ -657,7 +679,8 @@ class Cluster:
         copy, old = self.copy, self.disk
         assert copy is not None
         self.world.say(f"{self}: the copy is complete")
-        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY)
+        withheld = copy.role.withheld
+        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY, withheld=withheld)
         copy.quarantine = old.quarantine
         copy.submits = False
         copy.members, copy.authority = {}, 0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from tests.simulation.oracle import Violation
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol.ports import Slice
 from undercroft.replication.quarantine import name_of
@@ -140,6 +141,7 @@ class Disk:
             raise Failure("a record is not what its chain says")
         differing, deltas = 0, []
         for key, value, old_tag in todo:
+            self.check_readable(value)
             if self.entries.get(key) == value:
                 differing += old_tag != (NO_TAG if value is None else tag_of(value))
                 continue
@@ -149,6 +151,11 @@ class Disk:
         self._append(record)
         return differing, deltas
 
+    def check_readable(self, record: bytes | None) -> None:
+        """KEYS-FIRST: nothing arrives before the key that it is sealed under."""
+        if record is not None and record[2:3] == b"<" and record[14:18] not in self.keys():
+            raise Violation("KEYS-FIRST: an entry came before its key")
+
     def _append(self, record: SharedRecord) -> None:
         self.shared = record.position
         self.log.append(Logged(record.position, record))
@@ -156,6 +163,8 @@ class Disk:
         self.records_held[record.chain] = record
 
     def store(self, entries: list[tuple[bytes, bytes | None]]) -> tuple[int, list[Delta]]:
+        for _, value in entries:
+            self.check_readable(value)
         deltas = [
             self._change(key, value) for key, value in entries if self.entries.get(key) != value
         ]
@@ -175,7 +184,7 @@ class Disk:
                 continue
             record = logged.record
             for index, (kind, _, key, value, _) in enumerate(operations_of(record.body)):
-                name = name_of(record.epoch, record.seq, index)
+                name = name_of(record.position, index)
                 if kind != WITHHELD and name not in self.quarantine:
                     self.quarantine[name] = (record.chain, key, value if kind == PUT else None)
                     count += 1
@@ -185,7 +194,7 @@ class Disk:
         return count
 
     def was_set_aside(self, record: SharedRecord, index: int) -> bool:
-        found = self.quarantine.get(name_of(record.epoch, record.seq, index))
+        found = self.quarantine.get(name_of(record.position, index))
         return found is not None and found[0] == record.chain
 
     def adopt(self, terms: Terms, alternates: Terms) -> None:
@@ -387,10 +396,22 @@ class LiveSink(View):
 
         self._ask(change, done)
 
+    def begin_comparison(self) -> None:
+        def change() -> int:
+            self._refuse_others()
+            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=True)
+            return 0
+
+        self._ask(change, lambda _: None)
+
+    def unfinished(self) -> bool:
+        return self.disk.role.comparing
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         def change() -> int:
             self._refuse_others()
             self.disk.jump(position)
+            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
             self.committed([])
             return 0
 
@@ -418,6 +439,9 @@ class LiveSink(View):
             return 0
 
         self._ask(change, lambda _: None)
+
+    def lacks(self) -> tuple[bytes, ...]:
+        return self.disk.role.withheld
 
     def resume_point(self, head: bytes) -> bytes | None:
         return None
@@ -463,6 +487,12 @@ class CopySink(View):
     def apply(self, records: list[bytes], done: Callable[[int], None]) -> None:
         raise AssertionError("a copy follows no log")
 
+    def begin_comparison(self) -> None:
+        pass
+
+    def unfinished(self) -> bool:
+        return False
+
     def store_entries(
         self, entries: list[tuple[bytes, bytes | None]], done: Callable[[int], None]
     ) -> None:
@@ -486,4 +516,7 @@ class CopySink(View):
         done()
 
     def withhold(self, mounts: tuple[bytes, ...]) -> None:
-        pass
+        self.disk.role = msgspec.structs.replace(self.disk.role, withheld=mounts)
+
+    def lacks(self) -> tuple[bytes, ...]:
+        return ()

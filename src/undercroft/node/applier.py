@@ -53,6 +53,7 @@ class Applier:
             changes.Connected: self._connected,
             changes.Announced: self._announced,
             changes.BeginComparison: self._begin,
+            changes.KeepClaim: self._keep_claim,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -101,6 +102,10 @@ class Applier:
         batch.accept_jump(change.position)
         if role.comparing:
             write_role(tx, msgspec.structs.replace(role, comparing=False))
+        return 0
+
+    def _keep_claim(self, batch: Batch, tx: Transaction, change: changes.KeepClaim) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), claim=change.claim))
         return 0
 
     def _begin(self, batch: Batch, tx: Transaction, change: changes.BeginComparison) -> int:

@@ -321,6 +321,10 @@ class Following:
             change = changes.NewCertificate(certificate, key, authority_certificate)
             self._node.link.commit(change, _ignore)
 
+    def claimed(self, claim: bytes) -> None:
+        if self.copy is None and claim != self._node.role.claim:
+            self._node.link.commit(changes.KeepClaim(claim), _ignore)
+
     def _renew(self) -> None:
         """In time, so that no certificate ever runs out while the primary can be reached."""
         session = self.session

@@ -204,10 +204,19 @@ def promote(
 
 
 def change_primary(tx: Transaction, upstream: Upstream | None, now_ms: int) -> None:
-    """Follow another primary of the same set, or (None) nobody; no data is touched."""
+    """Follow another primary of the same set, or (None) nobody; no data is touched.
+
+    What was withheld from us is lacking until a comparison has brought it (`SecondarySession`).
+    """
     role = read_role(tx)
     _require(role, SECONDARY)
-    changed = msgspec.structs.replace(role, upstream=upstream, since_ms=now_ms, withheld=())
+    announcements, before = role.announcements, role.upstream
+    if before and upstream and before.credentials.authority != upstream.credentials.authority:
+        # Should it come back as a primary, it hears from us that its epoch is over.
+        announcements += (Announcement(before.addresses, before.credentials),)
+    changed = msgspec.structs.replace(
+        role, upstream=upstream, since_ms=now_ms, announcements=announcements
+    )
     write_role(tx, changed)
 
 

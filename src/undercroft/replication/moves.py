@@ -74,9 +74,12 @@ def demoted(role: Role, now_ms: int) -> Role:
 
 
 def following(role: Role, upstream: Upstream | None, now_ms: int) -> Role:
-    """Under another primary of the set, or (None) under nobody."""
+    """Under another primary of the set, or (None) under nobody.
+
+    What was withheld from us is lacking until a comparison has brought it (`SecondarySession`).
+    """
     _require(role, SECONDARY)
-    return msgspec.structs.replace(role, upstream=upstream, since_ms=now_ms, withheld=())
+    return msgspec.structs.replace(role, upstream=upstream, since_ms=now_ms)
 
 
 # promotion

@@ -12,7 +12,14 @@ import msgspec
 from undercroft.storage.keys import LOCAL, QUARANTINE
 from undercroft.storage.store import Store
 from undercroft.storage.view import Snapshot, Space, Transaction
-from undercroft.storage.wal import PUT, SHARED_RECORD, WITHHELD, decode_record, operations_of
+from undercroft.storage.wal import (
+    PUT,
+    SHARED_RECORD,
+    WITHHELD,
+    Position,
+    decode_record,
+    operations_of,
+)
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -29,9 +36,12 @@ class Quarantined(msgspec.Struct, frozen=True):
         return f"<Quarantined {self.epoch}/{self.seq}>"
 
 
-def name_of(epoch: int, seq: int, index: int) -> str:
-    """Its id, in the order in which things were written."""
-    return f"{epoch:06d}-{seq:012d}-{index:04d}"
+def name_of(position: Position, index: int) -> str:
+    """Its id, in the order in which things were written.
+
+    The chain belongs to it: a cluster may open two epochs of one number, one drill after another.
+    """
+    return f"{position.epoch:06d}-{position.seq:012d}-{index:04d}-{position.chain.hex()[:8]}"
 
 
 def set_aside(store: Store, tx: Transaction, behind_seq: int, now_ms: int) -> int:
@@ -49,7 +59,7 @@ def set_aside(store: Store, tx: Transaction, behind_seq: int, now_ms: int) -> in
             continue
         operations = operations_of(record.body[: record.shared_size])
         for index, (kind, _, key, value, _) in enumerate(operations):
-            name = name_of(record.epoch, record.shared_seq, index)
+            name = name_of(record.shared, index)
             if kind == WITHHELD or space.exists(name):
                 continue
             entry = Quarantined(

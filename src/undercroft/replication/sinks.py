@@ -15,6 +15,7 @@ from undercroft.node.writer_link import ChangeLink
 from undercroft.replication import changes
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol.ports import Slice
+from undercroft.replication.role import read_role
 from undercroft.replication.state import StoreState
 from undercroft.storage.batch import Batch
 from undercroft.storage.store import Retention, Store
@@ -65,6 +66,10 @@ class LiveSink(StoreState):
 
     def withhold(self, mounts: tuple[bytes, ...]) -> None:
         self._commit(changes.Withhold(mounts), lambda _: None)
+
+    def lacks(self) -> tuple[bytes, ...]:
+        with self.store.snapshot() as view:
+            return read_role(view).withheld
 
     def resume_point(self, head: bytes) -> bytes | None:
         return None
@@ -163,6 +168,9 @@ class CopySink:
 
     def withhold(self, mounts: tuple[bytes, ...]) -> None:
         self.withheld = mounts
+
+    def lacks(self) -> tuple[bytes, ...]:
+        return ()  # the comparison that makes the copy brings all there is
 
     def keyring(self, own: Keyring) -> Keyring:
         """The primary's terms under our own root key: what was ours alone is not needed here."""

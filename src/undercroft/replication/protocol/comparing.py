@@ -40,7 +40,10 @@ _Step = Generator[_Wait, Any, Any]
 
 
 class Comparison:
-    """Runs until `finished` is called with the position up to which entries were read."""
+    """Runs until `finished` is called with the position up to which entries were read.
+
+    Entries at `held_key` are not stored but kept in `held`, for the owner to store.
+    """
 
     def __init__(
         self,
@@ -50,7 +53,10 @@ class Comparison:
         finished: Callable[[Position], None],
         *,
         resume: bool,
+        held_key: bytes = b"",
     ) -> None:
+        self.held: list[tuple[bytes, bytes | None]] = []
+        self._held_key = held_key
         self._sink = sink
         self._send = send
         self._consume = consume
@@ -185,6 +191,10 @@ class Comparison:
             yield _Wait.SLICE
 
     def _put(self, entries: list[tuple[bytes, bytes | None]], size: int) -> None:
+        held = [entry for entry in entries if entry[0] == self._held_key]
+        if held:
+            self.held = held
+            entries = [entry for entry in entries if entry[0] != self._held_key]
         if not entries:
             if size:
                 self._consume(size)

@@ -113,6 +113,10 @@ class Sink(State, Protocol):
         """The primary keeps these mounts' data from us."""
         ...
 
+    def lacks(self) -> tuple[bytes, ...]:
+        """The mounts given to `withhold` last, across restarts and changes of the primary."""
+        ...
+
     def resume_point(self, head: bytes) -> bytes | None:
         """The last key that a copy which is not complete has of a mount; None: nothing of it."""
         ...

@@ -41,6 +41,10 @@ class Host(Protocol):
     def cluster_id(self) -> str: ...
     def addresses(self) -> tuple[str, ...]: ...
     def api_addr(self) -> str: ...
+    def claim(self) -> bytes:
+        """The signed claim by which this cluster opened its epoch; empty without one."""
+        ...
+
     def newest_rank(self) -> tuple[int, bytes]:
         """Of the newest epoch of the set that this cluster has heard of."""
         ...
@@ -294,6 +298,9 @@ class PrimarySession:
         if hello.intent != frames.STREAM or verdict == frames.BEHIND:
             return
         self.selection_changed(compare=False)
+        claim = self._host.claim()
+        if claim:  # so that it can tell the primary that it had before
+            self._send(frames.Announce(claim))
         # Who has another history may have other keys under the same numbers.
         self._known_term = hello.term if verdict == frames.FOLLOW else 0
         self._send_terms()
@@ -330,11 +337,13 @@ class PrimarySession:
 
     def _buckets(self, asked: frames.AskBuckets) -> Iterator[None]:
         sums: list[bytes] = []
-        if self._may(asked.head):
-            for node in asked.nodes:
-                sums.append(sums_of(self.source.buckets(asked.head, node)))
-                if len(sums) % 32 == 0:
-                    yield
+        for node in asked.nodes:
+            if not self._may(asked.head):  # asked before every slice: filters change meanwhile
+                sums.clear()
+                break
+            sums.append(sums_of(self.source.buckets(asked.head, node)))
+            if len(sums) % 32 == 0:
+                yield
         self._send_bulk(frames.Buckets(asked.head, asked.nodes, b"".join(sums)))
 
     def _ask_entries(self, frame: frames.AskEntries) -> None:
@@ -356,8 +365,8 @@ class PrimarySession:
         """What the secondary lacks of these buckets, then which of its entries we have not."""
         theirs = unpack_sums(asked.leaves)
         buckets = unpack_buckets(asked.buckets)
-        after: bytes | None = b"" if self._may(asked.head) else None
-        while after is not None:
+        after: bytes | None = b""
+        while after is not None and self._may(asked.head):
             part = self.source.leaves(asked.head, buckets, after)
             missing: list[bytes] = []
             for at in range(0, len(part.entries), 2):
@@ -374,8 +383,8 @@ class PrimarySession:
         self._send_bulk(frames.Entries(asked.head, [], b"".join(theirs), done=True))
 
     def _scan(self, asked: frames.AskScan) -> Iterator[None]:
-        after: bytes | None = asked.after if self._may(asked.head) else None
-        while after is not None:
+        after: bytes | None = asked.after
+        while after is not None and self._may(asked.head):
             part = self.source.scan(asked.head, after)
             after = part.after
             self._send_bulk(frames.Entries(asked.head, part.entries, done=after is None))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from undercroft import __version__
-from undercroft.replication.lineage import Lineage
+from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.comparing import Comparison
 from undercroft.replication.protocol.frames import Frame, ProtocolError
@@ -54,6 +54,9 @@ class Host(Protocol):
         ...
 
     def certified(self, certificate: bytes, authority: bytes) -> None: ...
+    def claimed(self, claim: bytes) -> None:
+        """The signed claim by which the primary opened its epoch."""
+        ...
 
 
 class Progress:
@@ -103,6 +106,9 @@ class SecondarySession:
         self._out: list[bytes] = []
         self._consumed = 0
         self._comparison: Comparison | None = None
+        self._again = False  # what is being compared has changed: once more, then
+        self._withheld: tuple[bytes, ...] | None = None  # as the sink was told last
+        self._lacks: tuple[bytes, ...] | None = None  # what it is told once a comparison is over
         self._streaming = False
         self._trusted_from = 0  # place of the log from which on differences mean divergence
         self._pending_beats: list[tuple[int, int]] = []  # (seq, steady ms at which it came)
@@ -251,9 +257,9 @@ class SecondarySession:
             if told is not None:
                 told(frame)
         elif isinstance(frame, frames.Withheld):
-            self.sink.withhold(frame.mounts)
-            if frame.changed:
-                self.compare_now()
+            self._select(frame)
+        elif isinstance(frame, frames.Announce):
+            self._host.claimed(frame.claim)
         elif isinstance(frame, frames.Certificate):
             self._host.certified(frame.certificate, frame.authority)
         elif self._comparison is not None and self._comparison.takes(frame):
@@ -317,7 +323,8 @@ class SecondarySession:
         self._pending_beats.append((beat.position.seq, now))
         del self._pending_beats[:-_BEATS_KEPT]
         self._host.learned(self._lineage(), beat.addresses, beat.api_addr)
-        if beat.rank > self._lineage().rank:
+        assert self.welcome is not None
+        if beat.rank > max(self._lineage().rank, self.welcome.lineage.rank):
             self._host.newer_epoch(beat.rank)
         if self._streaming:
             seq = beat.position.seq
@@ -327,6 +334,8 @@ class SecondarySession:
 
     def _lineage(self) -> Lineage:
         assert self.welcome is not None
+        if self._host.is_partial():  # what the copy has of it cannot be read yet
+            return self.welcome.lineage
         return self.sink.lineage() or self.welcome.lineage
 
     def _check(self, seq: int, mine: bytes, theirs: bytes) -> None:
@@ -353,12 +362,14 @@ class SecondarySession:
         if jump_to is not None:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
             self.sink.begin_comparison()
+        partial = self._host.is_partial()
         self._comparison = Comparison(
             self.sink,
             self.send,
             self.consume,
             lambda upto: self._compared(jump_to, upto),
-            resume=self._host.is_partial(),
+            resume=partial,
+            held_key=LINEAGE_KEY if jump_to is not None and not partial else b"",
         )
 
     def _compared(self, jump_to: Position | None, upto: Position) -> None:
@@ -366,11 +377,25 @@ class SecondarySession:
 
         Entries were read up to the position `upto`: before it is reached, the log may for a moment
         take some of them back, which is no divergence.
+
+        The lineage comes last. With the primary's lineage and a position of our own history we
+        would look, after a crash, like who has more of one history than the primary; with the
+        primary's position and our lineage we are told to compare again.
         """
-        self._comparison = None
+        assert self._comparison is not None
+        held, self._comparison = self._comparison.held, None
         self._trusted_from = max(self._trusted_from, upto.seq)
+        if self._again:
+            self._again = False
+            self._compare(jump_to)
+            return
+        if self._lacks is not None:
+            self._withhold(self._lacks)
+            self._lacks = None
         if jump_to is not None:
-            self.sink.jump(jump_to, self._jumped)
+            self.sink.jump(jump_to, lambda: None if held else self._jumped())
+            if held:
+                self.sink.store_entries(held, lambda _: self._jumped())
 
     def _jumped(self) -> None:
         if self.ended:
@@ -380,6 +405,25 @@ class SecondarySession:
             return
         self._streaming, self.state = True, STREAM_WALS
         self.consume(0)
+
+    def _select(self, frame: frames.Withheld) -> None:
+        """What the primary keeps from us is another. Data that we did not get until now is lacking
+        until a comparison has brought it: who lacks data must not be promoted unawares.
+        """
+        if self._withheld is None:
+            self._withheld = self.sink.lacks()
+        lacking = set(self._withheld) - set(frame.mounts)
+        self._lacks = frame.mounts if lacking else None
+        self._withhold((*frame.mounts, *sorted(lacking)))
+        if self._comparison is None:
+            if frame.changed or lacking:
+                self.compare_now()
+        elif frame.changed:
+            self._again = True
+
+    def _withhold(self, mounts: tuple[bytes, ...]) -> None:
+        self._withheld = mounts
+        self.sink.withhold(mounts)
 
     # sending
 
