@@ -28,6 +28,7 @@ from undercroft.storage.wal import (
     WITHHELD,
     Position,
     SharedRecord,
+    operations_of,
 )
 
 HEARTBEAT_MS: Final = 1000
