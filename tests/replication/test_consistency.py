@@ -12,6 +12,8 @@ from tests.support.undercroft import until
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with replicating_pair(tmp_path_factory.mktemp("consistency")) as made:
+        assert made.primary.request("POST", "secret/data/a", {"data": {"v": 0}}).status == 200
+        until(made.caught_up)
         yield made
 
 

@@ -506,6 +506,12 @@ class Cluster:
     def cluster_addr(self) -> str:
         return self.name
 
+    def claim(self) -> bytes:
+        return b""
+
+    def claimed(self, claim: bytes) -> None:
+        """Announcements are made by the operators of the simulation."""
+
     def newest_rank(self) -> tuple[int, bytes]:
         fence = self.role.fence
         lineage = fence.lineage if fence is not None else self.disk.lineage()

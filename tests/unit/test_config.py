@@ -107,10 +107,7 @@ def test_every_stanza_of_a_full_file_is_read(write: Callable[..., Path], tmp_pat
         workers = 3
         """)
     )
-    assert warnings == [
-        "u.hcl:25: best_effort_wal_wait_duration has no effect: "
-        "there is no replication between clusters yet"
-    ]
+    assert warnings == []
     first, second = settings.listeners
     assert (first.address, first.cluster_address) == ("[::1]:8300", "[::1]:8400")
     assert (first.tls_min_version, first.max_request_size) == ("tls13", 1 << 20)

@@ -307,12 +307,7 @@ def _telemetry(draft: Draft, block: Block) -> None:
     _values(draft, block, {}, compat.TELEMETRY)
 
 
-_LATER: Final = (
-    "best_effort_wal_wait_duration",
-    "resolver_discover_servers",
-    "allow_forwarding_via_header",
-    "allow_forwarding_via_token",
-)
+_LATER: Final = ("allow_forwarding_via_header", "allow_forwarding_via_token")
 
 
 def _replication(draft: Draft, block: Block) -> None:
@@ -320,7 +315,8 @@ def _replication(draft: Draft, block: Block) -> None:
         if item.keys[0] in _LATER:
             place = Place(block.place.file, item.line)
             draft.report.warn(
-                place, f"{item.keys[0]} has no effect: there is no replication between clusters yet"
+                place,
+                f"{item.keys[0]} has no effect: a cluster has one node, nothing to forward to",
             )
     draft.values["replication"] = Replication(
         **_values(draft, block, settings.table(Replication), {})

@@ -200,7 +200,7 @@ class Replication(msgspec.Struct, frozen=True, kw_only=True):
 
     logshipper_buffer_length: Annotated[
         int, Setting("Log records kept for secondaries to catch up from.", Kind.NUMBER, least=1)
-    ] = 16_384
+    ] = 1_000_000
     logshipper_buffer_size: Annotated[
         int, Setting("Size of the log kept, on disk.", Kind.SIZE, least=1 << 20)
     ] = 1 << 30

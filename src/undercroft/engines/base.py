@@ -173,6 +173,10 @@ class Engine:
     # Checks options and configuration of a new mount (None) or a tuned one (as it was before);
     # raises InvalidRequest.
     check: Callable[["Mount", "Mount | None"], None] | None = None
+    # For entries that a failover set aside: what an entry's name means to people, and writing one
+    # again as a new write (`restore` raises InvalidRequest for what it cannot).
+    describe: Callable[["Mount", str], str] | None = None
+    restore: Callable[[Space, str, bytes, int], None] | None = None
     # Auth engines: would the login that gave this token still be granted? Answers with the TTLs
     # as they are now; raises InvalidRequest to refuse the renewal. `call.mount` is the login's.
     renew: Callable[[Call, "TokenEntry"], Auth] | None = None

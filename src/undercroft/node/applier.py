@@ -53,6 +53,7 @@ class Applier:
             changes.Connected: self._connected,
             changes.Announced: self._announced,
             changes.BeginComparison: self._begin,
+            changes.KeepClaim: self._keep_claim,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -77,8 +78,9 @@ class Applier:
         differing = 0
         for raw in change.records:
             record = SharedRecord.decode(raw)
-            own = batch.transaction()
+            own = None
             if _MOUNTS in record.body:
+                own = batch.transaction()
                 self._follow_mounts(own, record)
             differing += batch.accept_shared(record, own)
         return differing
@@ -99,8 +101,12 @@ class Applier:
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
         role = self._copying(tx)
         batch.accept_jump(change.position)
-        if role.comparing:
-            write_role(tx, msgspec.structs.replace(role, comparing=False))
+        if role.comparing or role.submits:
+            write_role(tx, msgspec.structs.replace(role, comparing=False, submits=False))
+        return 0
+
+    def _keep_claim(self, batch: Batch, tx: Transaction, change: changes.KeepClaim) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), claim=change.claim))
         return 0
 
     def _begin(self, batch: Batch, tx: Transaction, change: changes.BeginComparison) -> int:

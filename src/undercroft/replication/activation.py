@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from undercroft.errors import InvalidRequest
+from undercroft.replication.authority import ID_CHARS_MAX
 from undercroft.replication.role import PERFORMANCE, Credentials
 from undercroft.storage.keys import OWN, SYSTEM, key
 from undercroft.storage.view import Snapshot, Space, Transaction
 
-ID_CHARS_MAX: Final = 128
 TTL_SECONDS: Final = 1800
 TTL_SECONDS_MAX: Final = 24 * 3600
 

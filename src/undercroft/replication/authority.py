@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -28,9 +28,22 @@ AUTHORITY_KEY: Final = key(OWN, SYSTEM, "replication/performance/authority")
 
 AUTHORITY_DAYS: Final = 3650
 CERTIFICATE_HOURS: Final = 72
+ID_CHARS_MAX: Final = 128  # of a secondary
+_CURVE: Final = ec.SECP256R1()
 # Clocks of clusters may be an hour apart, and nobody is to be locked out by that.
 _BACKDATED: Final = datetime.timedelta(hours=1, minutes=5)
 _RENEWED_AFTER: Final = 2 / 3  # of its life
+
+# What a certificate or a key from outside can raise, each part of it when it is first looked at.
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Distrusted(UndercroftError):
@@ -69,7 +82,7 @@ def forget(tx: Transaction) -> None:
 
 def make_authority(set_id: str, now_ms: int) -> Authority:
     """A new authority, with a name of its own: after a promotion there are two in a set."""
-    private = ec.generate_private_key(ec.SECP256R1())
+    private = ec.generate_private_key(_CURVE)
     name = _name(f"replication {set_id} {os.urandom(4).hex()}")
     certificate = (
         _builder(name, name, private.public_key(), now_ms, hours=24 * AUTHORITY_DAYS)
@@ -81,7 +94,7 @@ def make_authority(set_id: str, now_ms: int) -> Authority:
 
 def new_key() -> tuple[bytes, bytes]:
     """Private (PKCS8) and public (SubjectPublicKeyInfo) key, DER."""
-    private = ec.generate_private_key(ec.SECP256R1())
+    private = ec.generate_private_key(_CURVE)
     public = private.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -141,8 +154,8 @@ def named_by(certificate: bytes) -> Named:
         units = parsed.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         other = next(n for n in names if isinstance(n, x509.OtherName) and n.type_id == _ID_OID)
-        return Named(other.value[2:].decode(), str(units[0].value))
-    except (ValueError, x509.ExtensionNotFound, StopIteration, IndexError):
+        return Named(_text_of(other.value), str(units[0].value))
+    except (*_UNREADABLE, StopIteration, IndexError):
         raise Distrusted("a certificate that names no secondary") from None
 
 
@@ -152,7 +165,7 @@ def check_issued(certificate: bytes, authority: bytes) -> None:
         parsed = x509.load_der_x509_certificate(certificate)
         parsed.verify_directly_issued_by(x509.load_der_x509_certificate(authority))
         uses = parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+    except (*_UNREADABLE, InvalidSignature):
         raise Distrusted("a certificate of another authority") from None
     if ExtendedKeyUsageOID.CLIENT_AUTH not in uses:
         raise Distrusted("a certificate for another use")
@@ -205,6 +218,14 @@ def _utf8(text: str) -> bytes:
     return b"\x0c" + bytes((len(raw),)) + raw
 
 
+def _text_of(der: bytes) -> str:
+    """What `_utf8` encoded. Raises ValueError."""
+    text = der[3 if der[1:2] == b"\x81" else 2 :].decode()
+    if _utf8(text[:ID_CHARS_MAX]) != der:
+        raise ValueError("no UTF8String of an id")
+    return text
+
+
 def _key_pem(der: bytes) -> bytes:
     return serialization.load_der_private_key(der, None).private_bytes(
         serialization.Encoding.PEM,
@@ -216,9 +237,10 @@ def _key_pem(der: bytes) -> bytes:
 def _public(der: bytes) -> ec.EllipticCurvePublicKey:
     try:
         public = serialization.load_der_public_key(der)
-    except (ValueError, TypeError):
+    except _UNREADABLE:
         raise Distrusted("a public key that does not parse") from None
-    if not isinstance(public, ec.EllipticCurvePublicKey):
+    # A secondary chooses its key: it must not be weaker than what the authority itself uses.
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != _CURVE.name:
         raise Distrusted("a public key of another kind")
     return public
 

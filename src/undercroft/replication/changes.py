@@ -90,6 +90,12 @@ class Connected(_Change, frozen=True, array_like=True, tag=12):
     secondary_id: str
 
 
+class KeepClaim(_Change, frozen=True, array_like=True, tag=15):
+    """The signed claim of our primary's epoch: to be shown to the primary that we had before."""
+
+    claim: bytes
+
+
 class BeginComparison(_Change, frozen=True, array_like=True, tag=14):
     """Entries are about to change without a position: until a JumpTo data may be missing."""
 
@@ -115,4 +121,5 @@ Change = (
     | Connected
     | Announced
     | BeginComparison
+    | KeepClaim
 )

@@ -130,7 +130,8 @@ class Following:
 
     def _make(self, link: SessionLink) -> SecondarySession:
         self._link = link
-        self.session = SecondarySession(self._sink, self, self._node.clock)
+        submit = self._node.role.submits
+        self.session = SecondarySession(self._sink, self, self._node.clock, submit=submit)
         return self.session
 
     def _ended(self, session: SecondarySession) -> None:
@@ -320,6 +321,10 @@ class Following:
         if key is not None:
             change = changes.NewCertificate(certificate, key, authority_certificate)
             self._node.link.commit(change, _ignore)
+
+    def claimed(self, claim: bytes) -> None:
+        if self.copy is None and claim != self._node.role.claim:
+            self._node.link.commit(changes.KeepClaim(claim), _ignore)
 
     def _renew(self) -> None:
         """In time, so that no certificate ever runs out while the primary can be reached."""

@@ -286,6 +286,10 @@ class Serving:
     def api_addr(self) -> str:
         return self._node.services.state.api_addr
 
+    def claim(self) -> bytes:
+        role = self._node.role
+        return b"" if role.fence is not None else role.claim
+
     def newest_rank(self) -> tuple[int, bytes]:
         fence = self._node.role.fence
         lineage = fence.lineage if fence is not None else self._node.state.lineage()

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from tests.unit.storage.stores import MOUNT, change
+from tests.unit.storage.stores import MOUNT, change, write
 from undercroft.storage.batch import Batch
-from undercroft.storage.keys import SHARED
+from undercroft.storage.keys import LOCAL, OWN, SHARED
 from undercroft.storage.record import full_key_of
 from undercroft.storage.store import Retention, Store
 from undercroft.storage.verify import problems
@@ -39,6 +39,17 @@ def write_beside(store: Store, keyspace: bytes, entries: dict[str, bytes]) -> No
         batch.accept(tx)
 
     committed(store, step)
+
+
+def history(store: Store, count: int = 4) -> list[Position]:
+    """Shared records, local and own ones between them. Answers the positions, also that before."""
+    positions = [store.extent.shared]
+    for n in range(count):
+        write_beside(store, LOCAL, {f"local{n}": b"x"})
+        write(store, {f"shared{n}": b"x", f"shared{n - 1}": None})
+        write_beside(store, OWN, {f"own{n}": b"x"})
+        positions.append(store.extent.shared)
+    return positions
 
 
 def open_epoch(store: Store, number: int, entries: dict[str, bytes | None]) -> Position:

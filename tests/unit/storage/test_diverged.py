@@ -15,6 +15,7 @@ from tests.unit.storage.shared import (
     shared_entries,
 )
 from tests.unit.storage.stores import MOUNT, contents, open_store, write
+from undercroft.replication.state import StoreState
 from undercroft.storage.batch import Batch
 from undercroft.storage.keys import LOCAL
 from undercroft.storage.view import Space
@@ -78,6 +79,23 @@ def test_a_correction_stays_here_and_what_travels_on_is_the_record_as_it_came(
     put, correction = record.operations()
     assert (correction.old_tag, correction.record) != (NO_TAG, None)
     assert correction.record == put.old_tag == NO_TAG
+
+
+def test_who_follows_the_log_without_the_writer_has_the_right_digests_too(opened: Opener) -> None:
+    origin, replica = opened("origin"), opened("replica")
+    state = StoreState(replica)
+    write(origin, {"a": b"1", "b": b"1"})
+    diverge(replica, {"a": b"mine", "c": b"mine"})
+    follow(replica, origin)
+    write(origin, {"a": None, "b": b"2"})
+    diverge(replica, {"a": None, "b": b"mine"})
+    assert follow(replica, origin) == 2
+    state.advance()
+    assert state.root() == replica.digests.root(b"s") != origin.digests.root(b"s")
+    diverge(replica, {"c": None})
+    state.advance()
+    assert state.root() == origin.digests.root(b"s")
+    assert state.position() == origin.extent.shared
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,36 +11,22 @@ from tests.unit.storage.shared import (
     copy_state,
     follow,
     forged,
+    history,
     open_epoch,
     records_after,
     write_beside,
 )
 from tests.unit.storage.stores import MOUNT, change, contents, write
 from undercroft.errors import Unavailable
-from undercroft.storage import batch as batches
 from undercroft.storage.batch import Batch
 from undercroft.storage.keys import LOCAL, OWN
-from undercroft.storage.store import Foreign, Retention, Store, Trimmed
+from undercroft.storage.store import Foreign
 from undercroft.storage.view import Space
 from undercroft.storage.wal import (
     START,
     Position,
-    SharedRecord,
-    digest_operation,
-    encode_withheld,
     operations_of,
 )
-
-
-def history(store: Store, count: int = 4) -> list[Position]:
-    """Shared records, local and own ones between them. Answers the positions, START first."""
-    positions = [store.extent.shared]
-    for n in range(count):
-        write_beside(store, LOCAL, {f"local{n}": b"x"})
-        write(store, {f"shared{n}": b"x", f"shared{n - 1}": None})
-        write_beside(store, OWN, {f"own{n}": b"x"})
-        positions.append(store.extent.shared)
-    return positions
 
 
 def test_shared_records_are_numbered_one_by_one_whatever_lies_between_them(
@@ -146,153 +132,7 @@ def test_a_position_of_another_history_is_told_from_ours(opened: Opener) -> None
         records_after(store, START._replace(chain=b"x" * 16))
 
 
-# jumps
-
-
-def test_a_log_does_not_reach_across_a_jump_and_goes_on_after_it(opened: Opener) -> None:
-    origin, replica = opened("origin"), opened("replica")
-    positions = history(origin)
-    apply(replica, records_after(origin, START)[:2])
-    copy_state(replica, origin)
-    assert_same(replica, origin)
-    assert records_after(replica, positions[-1]) == []
-    more = history(origin, 2)
-    follow(replica, origin)
-    assert_same(replica, origin)
-    for position in positions[:-1]:
-        with pytest.raises(Trimmed):
-            records_after(replica, position)
-    assert records_after(replica, positions[-1]) == records_after(origin, more[0])
-    assert records_after(replica, more[1]) == records_after(origin, more[1])
-    with pytest.raises(Foreign):
-        records_after(replica, positions[-1]._replace(chain=bytes(16)))
-    replica.close()
-    again = opened("replica")
-    assert_sound(again)
-    with pytest.raises(Trimmed):
-        records_after(again, START)
-
-
-def test_a_jump_back_to_a_smaller_position_of_another_history_is_a_jump_too(
-    opened: Opener,
-) -> None:
-    old, new, replica = opened("old"), opened("new"), opened("replica")
-    abandoned = history(old, 6)
-    follow(replica, old)
-    history(new, 2)
-    copy_state(replica, new)
-    assert_same(replica, new)
-    for position in abandoned[3:]:
-        with pytest.raises(Foreign):
-            records_after(replica, position)
-    with pytest.raises(Trimmed):
-        records_after(replica, abandoned[1])
-    history(new, 8)
-    follow(replica, new)
-    assert_same(replica, new)
-    for position in abandoned[3:]:
-        with pytest.raises(Foreign):
-            records_after(replica, position)
-
-
-def test_a_jump_to_where_it_is_already_makes_no_record(opened: Opener) -> None:
-    origin, replica = opened("origin"), opened("replica")
-    history(origin)
-    follow(replica, origin)
-    before = replica.position
-    copy_state(replica, origin)
-    assert replica.position == before
-
-
-def test_compared_entries_move_no_position_and_are_counted_where_they_differ(
-    opened: Opener,
-) -> None:
-    origin, replica = opened("origin"), opened("replica")
-    write(origin, {"a": b"1", "b": b"2"})
-    with origin.snapshot() as view:
-        entries = list(view.entries_of(origin.data))
-    gone = (b"s" + MOUNT + b"never there", None)
-    for differing in (2, 0):
-        assert differing == committed(
-            replica, lambda b: b.accept_entries([*entries, gone], b.transaction())
-        )
-    assert contents(replica) == {"a": b"1", "b": b"2"}
-    assert (replica.extent.shared, replica.position.seq) == (START, 1)
-    assert_sound(replica)
-
-
-# retention
-
-
-def test_a_trimmed_log_ships_from_exactly_its_base(
-    opened: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
-    origin = opened("origin", Retention(records=4))
-    positions = history(origin, 8)
-    base = origin.extent.shared_base
-    assert START.seq < base.seq < positions[-1].seq
-    for position in positions:
-        if position.seq < base.seq:
-            with pytest.raises(Trimmed):
-                records_after(origin, position)
-            continue
-        assert [r.position for r in records_after(origin, position)] == positions[
-            position.seq + 1 :
-        ]
-    with pytest.raises(Foreign):
-        records_after(origin, base._replace(chain=bytes(16)))
-    origin.close()
-    again = opened("origin", Retention(records=4))
-    assert again.extent == origin.extent
-    assert_sound(again)
-
-
-def test_a_log_whose_shared_records_are_all_trimmed_knows_where_it_is(
-    opened: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
-    origin = opened("origin", Retention(records=2))
-    positions = history(origin, 2)
-    for n in range(6):
-        write_beside(origin, LOCAL, {"a": b"%d" % n})
-    assert origin.extent.shared_base == origin.extent.shared == positions[-1]
-    assert records_after(origin, positions[-1]) == []
-    with pytest.raises(Trimmed):
-        records_after(origin, positions[1])
-    write(origin, {"next": b"1"})
-    assert [r.seq for r in records_after(origin, positions[-1])] == [3]
-
-
-def test_a_jump_that_was_trimmed_is_the_base(
-    opened: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
-    origin, replica = opened("origin"), opened("replica", Retention(records=3))
-    history(origin)
-    copy_state(replica, origin)
-    jump = replica.extent.shared
-    while replica.extent.jumped:
-        write_beside(replica, LOCAL, {"a": b"x"})
-        assert records_after(replica, jump) == []
-    assert replica.extent.shared_base == jump
-    write(origin, {"b": b"1"})
-    follow(replica, origin)
-    assert records_after(replica, jump) == records_after(origin, jump)
-    with pytest.raises(Trimmed):
-        records_after(replica, START)
-
-
 # filters
-
-
-def withheld(record: SharedRecord, names: set[bytes]) -> SharedRecord:
-    """As a secondary may see it that must not know entries of these names."""
-    body = [
-        encode_withheld(digest_operation(encoded)) if key[17:] in names else encoded
-        for _, _, key, _, encoded in operations_of(record.body)
-    ]
-    return record._replace(body=b"".join(body))
 
 
 def test_what_is_withheld_leaves_the_chain_whole_and_the_rest_in_place(opened: Opener) -> None:
@@ -300,7 +140,7 @@ def test_what_is_withheld_leaves_the_chain_whole_and_the_rest_in_place(opened: O
     write(origin, {"a": b"1", "secret": b"1"})
     write(origin, {"secret": None})
     write(origin, {"a": b"2", "secret": b"3", "b": b"3"})
-    seen = [withheld(r, {b"secret"}) for r in records_after(origin, START)]
+    seen = [r.seen_by(lambda key: key[17:] != b"secret") for r in records_after(origin, START)]
     assert apply(replica, seen) == 0
     assert replica.extent.shared == origin.extent.shared
     assert contents(replica) == {"a": b"2", "b": b"3"}
@@ -309,6 +149,20 @@ def test_what_is_withheld_leaves_the_chain_whole_and_the_rest_in_place(opened: O
     assert (third.extent.shared, contents(third)) == (origin.extent.shared, {"a": b"2", "b": b"3"})
     replica.close()
     assert_sound(opened("replica"))
+
+
+def test_what_was_withheld_here_goes_on_as_it_came_whatever_is_withheld_there(
+    opened: Opener,
+) -> None:
+    origin, replica, third = opened("origin"), opened("replica"), opened("third")
+    write(origin, {"a": b"1", "b": b"1", "c": b"1"})
+    write(origin, {"a": None, "b": b"2"})
+    for upstream, store, secret in ((origin, replica, b"a"), (replica, third, b"b")):
+        records = records_after(upstream, START)
+        seen = [r.seen_by(lambda key, secret=secret: key[17:] != secret) for r in records]
+        apply(store, seen)
+        assert store.extent.shared == origin.extent.shared
+    assert contents(third) == {"c": b"1"}
 
 
 # epochs

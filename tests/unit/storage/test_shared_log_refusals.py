@@ -29,6 +29,7 @@ from undercroft.storage.wal import (
     encode_correction,
     encode_operation,
     encode_withheld,
+    operations_of,
 )
 
 KEY = SHARED + MOUNT + b"a"
@@ -152,7 +153,6 @@ def prepared(
         pytest.param([encode_operation(OWN + KEY[1:], NO_TAG, None)], id="an own key deleted"),
         pytest.param([encode_operation(b"", NO_TAG, None)], id="no key"),
         pytest.param([encode_operation(KEY[:16], NO_TAG, None)], id="a key without a mount"),
-        pytest.param([encode_correction(KEY, NO_TAG, b"t" * 16)], id="a correction"),
         pytest.param([encode_operation(KEY, NO_TAG, b"")], id="an empty record"),
         pytest.param([encode_operation(KEY, NO_TAG, SEALED[:20])], id="a record cut short"),
         pytest.param([encode_operation(KEY, NO_TAG, b"\x02" + SEALED[1:])], id="unknown format"),
@@ -169,6 +169,31 @@ def test_a_record_that_no_cluster_writes_is_refused_whatever_its_chain_says(
     with pytest.raises(Corrupt):
         apply(replica, [forged(START, *operations)])
     assert everything(replica) == before
+
+
+def test_a_correction_never_travels(opened: Opener) -> None:
+    replica = opened("replica")
+    before = everything(replica)
+    with pytest.raises(Corrupt, match="never travels"):
+        apply(replica, [forged(START, encode_correction(KEY, NO_TAG, b"t" * 16))])
+    assert everything(replica) == before
+
+
+def test_what_is_withheld_is_a_digest_and_nothing_beside_it(opened: Opener) -> None:
+    """Its chain does not name what else it has: it could be given another meaning on the way."""
+    replica = opened("replica")
+    put = encode_operation(KEY, NO_TAG, SEALED)
+    digest = digest_operation(put)
+    named = b"\x03" + digest + len(KEY).to_bytes(4, "big") + KEY + bytes(4)
+    with pytest.raises(Corrupt, match="does not parse"):
+        apply(replica, [forged(START, put)._replace(body=named)])
+    apply(replica, [forged(START, put)._replace(body=encode_withheld(digest))])
+
+
+@pytest.mark.parametrize("size", [0, 15, 17])
+def test_a_correction_of_another_size_than_a_leaf_does_not_parse(size: int) -> None:
+    with pytest.raises(Corrupt, match="does not parse"):
+        list(operations_of(encode_correction(KEY, NO_TAG, bytes(size))))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from undercroft.engines.base import Engine
-from undercroft.engines.kv import data, elsewhere, metadata, settings, versions
+from undercroft.engines.kv import data, elsewhere, metadata, restoring, settings, versions
 
 ENGINE: Final = Engine(
     type="kv",
@@ -19,4 +19,6 @@ ENGINE: Final = Engine(
         versions.DESTROY,
         *elsewhere.ROUTES,
     ),
+    describe=restoring.describe,
+    restore=restoring.restore,
 )

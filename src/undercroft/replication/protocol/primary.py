@@ -28,8 +28,6 @@ from undercroft.storage.wal import (
     WITHHELD,
     Position,
     SharedRecord,
-    digest_operation,
-    encode_withheld,
     operations_of,
 )
 
@@ -46,6 +44,10 @@ class Host(Protocol):
     def cluster_id(self) -> str: ...
     def addresses(self) -> tuple[str, ...]: ...
     def api_addr(self) -> str: ...
+    def claim(self) -> bytes:
+        """The signed claim by which this cluster opened its epoch; empty without one."""
+        ...
+
     def newest_rank(self) -> tuple[int, bytes]:
         """Of the newest epoch of the set that this cluster has heard of."""
         ...
@@ -302,6 +304,9 @@ class PrimarySession:
         if hello.intent != frames.STREAM or verdict == frames.BEHIND:
             return
         self.selection_changed(compare=False)
+        claim = self._host.claim()
+        if claim:  # so that it can tell the primary that it had before
+            self._send(frames.Announce(claim))
         # Who has another history may have other keys under the same numbers.
         self._known_term = hello.term if verdict == frames.FOLLOW else 0
         self._send_terms()
@@ -401,11 +406,7 @@ class PrimarySession:
         passes = self._passes
         if passes is None:
             return record.encode()
-        body = [
-            encoded if passes(key[:HEAD_BYTES]) else encode_withheld(digest_operation(encoded))
-            for _, _, key, _, encoded in operations_of(record.body)
-        ]
-        return record._replace(body=b"".join(body)).encode()
+        return record.seen_by(lambda key: passes(key[:HEAD_BYTES])).encode()
 
     def _send_terms(self) -> None:
         if self.source.term() > self._known_term:

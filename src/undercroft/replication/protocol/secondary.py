@@ -57,6 +57,9 @@ class Host(Protocol):
         ...
 
     def certified(self, certificate: bytes, authority: bytes) -> None: ...
+    def claimed(self, claim: bytes) -> None:
+        """The signed claim by which the primary opened its epoch."""
+        ...
 
 
 class Progress:
@@ -263,6 +266,8 @@ class SecondarySession:
                 told(frame)
         elif isinstance(frame, frames.Withheld):
             self._select(frame)
+        elif isinstance(frame, frames.Announce):
+            self._host.claimed(frame.claim)
         elif isinstance(frame, frames.Certificate):
             self._host.certified(frame.certificate, frame.authority)
         elif self._comparison is not None and self._comparison.takes(frame):
@@ -339,6 +344,8 @@ class SecondarySession:
 
     def _lineage(self) -> Lineage:
         assert self.welcome is not None
+        if self._host.is_partial():  # what the copy has of it cannot be read yet
+            return self.welcome.lineage
         return self.sink.lineage() or self.welcome.lineage
 
     def _check(self, seq: int, mine: bytes, theirs: bytes) -> None:
