@@ -36,6 +36,7 @@ class Oracle:
         self.writers: dict[tuple[int, bytes], str] = {}
         self.closed: dict[tuple[int, bytes], str] = {}  # epochs ended by a switchover
         self.acknowledged: set[bytes] = set()
+        self.vague = False  # some state is one that no log tells: see Known
         self.calls: set[int] = set()  # forwards that ran
 
     def wrote(
@@ -51,6 +52,7 @@ class Oracle:
             raise Violation(f"EPOCH: {cluster.name} writes {record.epoch} in {rank[0]}")
         earlier = self.known.get(before.chain)
         vague = cluster.disk.role.comparing or (earlier is not None and not earlier.root)
+        self.vague |= vague
         root = b"" if vague else cluster.disk.tree.root(b"s")
         self.known[record.chain] = Known(record, before.chain, root, cluster.name)
 

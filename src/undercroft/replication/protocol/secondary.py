@@ -373,6 +373,7 @@ class SecondarySession:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
             self.unsettled = True
             self.sink.begin_comparison()
+        self._again = False
         partial = self._host.is_partial()
         self._comparison = Comparison(
             self.sink,
@@ -397,7 +398,6 @@ class SecondarySession:
         held, self._comparison = self._comparison.held, None
         self._trusted_from = max(self._trusted_from, upto.seq)
         if self._again:
-            self._again = False
             self._compare(jump_to)
             return
         if self._lacks is not None:
@@ -417,6 +417,8 @@ class SecondarySession:
             return
         self._streaming, self.state = True, STREAM_WALS
         self.consume(0)
+        if self._again:  # a filter changed while the jump was on its way
+            self.compare_now()
 
     def _note_settled(self) -> None:
         """A comparison reads what is newer than the position it ends at: only the log brings the
@@ -435,7 +437,7 @@ class SecondarySession:
         lacking = set(self._withheld) - set(frame.mounts)
         self._lacks = frame.mounts if lacking else None
         self._withhold((*frame.mounts, *sorted(lacking)))
-        if self._comparison is None:
+        if self._comparison is None and self._streaming:
             if frame.changed or lacking:
                 self.compare_now()
         elif frame.changed:
