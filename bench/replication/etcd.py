@@ -125,7 +125,12 @@ class Mirror:
         self.source.clear()
         self.source.fill(keys, value_bytes)
         command = ["etcdctl", f"--endpoints=127.0.0.1:{self.source.port}", "make-mirror"]
-        command += ["--prefix", _PREFIX, "--dest-insecure-transport", f"127.0.0.1:{self.target.port}"]
+        command += [
+            "--prefix",
+            _PREFIX,
+            "--dest-insecure-transport",
+            f"127.0.0.1:{self.target.port}",
+        ]
         began = time.monotonic()
         with subprocess.Popen(
             command,
