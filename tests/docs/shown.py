@@ -4,6 +4,8 @@ A block of commands stands behind a mark, an HTML comment on the line before it:
 
 - `<!-- run: dev -->`: against a development server of the page, root token in the environment.
 - `<!-- run: disk -->`: nothing runs yet. A shown `undercroft server` is started beside the shell.
+- `<!-- run: server -->`: against a server on disk, initialised and unsealed, its data in `data`, with
+  the audit device `main` in `audit.log` and KV at `secret/`.
 - `<!-- run: primary -->`, `<!-- run: secondary -->`: two clusters with TLS, initialised, unsealed.
 - `<!-- shown: REASON -->`: not run, and why.
 - `<!-- file: NAME -->`: no commands but a file, which lies in the directory of the page's commands.
@@ -19,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-RUN_KINDS = frozenset({"dev", "disk", "primary", "secondary"})
+RUN_KINDS = frozenset({"dev", "disk", "server", "primary", "secondary"})
 _COMMAND_WORDS = ("$ ", "undercroft ", "bao ", "vault ", "make ", "python ", "curl ")
 _FENCE = re.compile(r"^```(\w*)$")
 _MARK = re.compile(r"^<!-- (run|shown|file): (.+) -->$")
@@ -38,6 +40,8 @@ class Block:
     @property
     def shows_commands(self) -> bool:
         """Whether it needs a mark: a shell's block, or one that looks like it."""
+        if self.language == "text":  # a figure
+            return False
         return self.language in ("sh", "console", "bash") or any(
             line.startswith(_COMMAND_WORDS) for line in self.lines
         )

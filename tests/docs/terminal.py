@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.docs.shown import Block, Command
 from tests.e2e.tls import tls_server
-from tests.support.undercroft import Undercroft, dev_server, free_port, until
+from tests.support.undercroft import Undercroft, dev_server, disk_server, free_port, until
 
 ROOT = Path(__file__).parents[2]
 SHOWN_ADDRESS = "127.0.0.1:8200"
@@ -126,6 +126,11 @@ def terminals(directory: Path, kinds: set[str]) -> Iterator[dict[str, Terminal]]
         if "dev" in kinds:
             server = stack.enter_context(dev_server(directory))
             made["dev"] = Terminal(directory, _address(server), _login("root"))
+        if "server" in kinds:
+            audit = f'audit "file" "main" {{ options {{ file_path = "{directory}/audit.log" }} }}'
+            server = stack.enter_context(disk_server(directory, audit))
+            server.client.request("POST", "sys/mounts/secret", {"type": "kv-v2"})
+            made["server"] = Terminal(directory, _address(server), _login(server.client.token))
         if "disk" in kinds:
             made["disk"] = Terminal(directory, f"127.0.0.1:{free_port()}", {})
         for kind in sorted(kinds & {"primary", "secondary"}):
