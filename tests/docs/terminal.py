@@ -59,7 +59,11 @@ class Terminal:
             self._serve(command, text)
             return
         done = subprocess.run(
-            ["bash", "-c", f". {self._state}\n{text}\ncode=$?; export -p >{self._state}; exit $code"],
+            [
+                "bash",
+                "-c",
+                f". {self._state}\n{text}\ncode=$?; export -p >{self._state}; exit $code",
+            ],
             cwd=self.directory,
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -7,6 +7,9 @@ import pytest
 
 from tests.docs.shown import RUN_KINDS, Block, Command, blocks, commands
 from tests.docs.terminal import ROOT, terminals
+from undercroft.cli.arguments import find_command, parse
+from undercroft.config import load
+from undercroft.request.policy import parse_policy
 
 PAGES = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 
@@ -42,6 +45,48 @@ def test_every_shown_command_prints_what_is_shown(page: Path, tmp_path: Path) ->
         for block in run:
             for command in commands(block, _name(page)):
                 by_kind[block.value].run(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_command_in_a_sentence_is_one_that_exists(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for shown in re.findall(r"`undercroft ([a-z][^`]*)`", text):
+        command, words = find_command(shown.replace("…", "x").split())
+        assert command, shown
+        if command.least <= len([word for word in words if not word.startswith("-")]):
+            parse(command, words, environment={})  # raises at a flag that does not exist
+    for target in re.findall(r"\bmake ([a-z]+)\b`", text) + re.findall(
+        r"^make ([a-z]+)", page.read_text(), re.MULTILINE
+    ):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text(), target
+
+
+def _hcl() -> list[tuple[str, str]]:
+    return [
+        (f"{_name(page)}:{block.line}", "\n".join(block.lines))
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "hcl" and block.mark != "file"
+    ]
+
+
+@pytest.mark.parametrize(("where", "text"), _hcl(), ids=[where for where, _ in _hcl()])
+def test_shown_configurations_and_policies_have_no_mistake(
+    where: str, text: str, tmp_path: Path
+) -> None:
+    if text.startswith("path "):
+        assert parse_policy("shown", text).rules
+        return
+    config = tmp_path / "undercroft.hcl"
+    own = re.sub(r'"(file://)?(/[^"]+)"', rf'"\1{tmp_path}\2"', text)
+    if "storage" not in text:
+        own += f'\nstorage "lmdb" {{\n  path = "{tmp_path}"\n}}\nlistener "tcp" {{\n  tls_disable = true\n}}\n'
+    config.write_text(own)
+    for name in re.findall(r'(?:_file += "|file://)(.*?)"', own):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("00" * 32)
+    loaded = load([str(config)], environment={"OLD_SEAL_KEY": "00" * 32})
+    assert loaded.warnings == ()
 
 
 @pytest.mark.parametrize(
