@@ -6,13 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench format lock clean
+SIMULATE_SEEDS ?= 10000
+SIMULATE_STEPS ?= 1000
+SIMULATE_FIRST ?= 0
+
+.PHONY: demo test simulate lint bench format lock clean
 
 demo: $(STAMP)
 	$(BIN)/python -m undercroft demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+# Replication sets under faults, on all cores: many more seeds than `make test` has.
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seed $(SIMULATE_FIRST) --seeds $(SIMULATE_SEEDS) --steps $(SIMULATE_STEPS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

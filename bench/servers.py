@@ -68,12 +68,16 @@ class Server:
         self.process.terminate()
         self.process.wait()
 
+    def start_sealed(self) -> None:
+        """Start again after `stop`, up to where it wants its key."""
+        self.process = start(self.name, self.directory)
+        _until(self, lambda: self.call("GET", "sys/seal-status"), pause=0.005)
+
     def restart_seconds(self) -> float:
         """Stop, start again, unseal; seconds from the start to the first healthy answer."""
         self.stop()
         began = time.monotonic()
-        self.process = start(self.name, self.directory)
-        _until(self, lambda: self.call("GET", "sys/seal-status"), pause=0.005)
+        self.start_sealed()
         self.call("PUT", "sys/unseal", {"key": self.unseal_key.hex()})
         _until(self, lambda: self.call("GET", "sys/health"), pause=0.005)
         return time.monotonic() - began
@@ -98,7 +102,7 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -113,7 +117,9 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
     return cert, key
 
 
-def _config(name: str, directory: Path, port: int, cluster: int, tls: bool, audit: bool) -> str:
+def _config(
+    name: str, directory: Path, port: int, cluster: int, tls: bool, audit: bool, more: str
+) -> str:
     data = directory / "data"
     data.mkdir()
     if name == "openbao":
@@ -136,7 +142,8 @@ def _config(name: str, directory: Path, port: int, cluster: int, tls: bool, audi
     if audit:
         path = directory / "audit.log"
         lines.append(f'audit "file" "file" {{ options {{ file_path = "{path}" }} }}')
-    return "\n".join(lines).replace("{ ", "{\n").replace(" }", "\n}").replace('" ', '"\n') + "\n"
+    text = "\n".join(lines).replace("{ ", "{\n").replace(" }", "\n}").replace('" ', '"\n')
+    return f"{text}\n{more}\n"
 
 
 def _binary(name: str) -> list[str]:
@@ -147,14 +154,19 @@ def _binary(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(name: str, directory: Path, *, tls: bool, audit: bool) -> Iterator[Server]:
-    """An initialised, unsealed server `openbao` or `undercroft` with the mounts above."""
+def running(
+    name: str, directory: Path, *, tls: bool, audit: bool, more: str = ""
+) -> Iterator[Server]:
+    """An initialised, unsealed server `openbao` or `undercroft` with the mounts above.
+
+    `more` is HCL that is added to its configuration.
+    """
     directory.mkdir(parents=True)
-    port, cluster = _free_port(), _free_port()
+    port, cluster = free_port(), free_port()
     while cluster == port:
-        cluster = _free_port()
+        cluster = free_port()
     config = directory / "config.hcl"
-    config.write_text(_config(name, directory, port, cluster, tls, audit))
+    config.write_text(_config(name, directory, port, cluster, tls, audit, more))
     server = Server(name, port, tls, start(name, directory), directory)
     try:
         _prepare(server)

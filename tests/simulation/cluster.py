@@ -351,7 +351,9 @@ class Cluster:
             announcements = (Announcement(upstream.addresses, upstream.credentials),)
         self.disk.role = msgspec.structs.replace(made, claim=claim, announcements=announcements)
         self.disk.authority, self.disk.members = self.world.number(), {}
+        self.disk.role = msgspec.structs.replace(self.disk.role, comparing=role.comparing)
         self._open(lineage)
+        self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
         self.world.say(
             f"{self}: opens epoch {lineage.current.number} behind {self.disk.shared.seq}"
         )
@@ -432,8 +434,9 @@ class Cluster:
             if known == secondary_id and other.purpose == connection.purpose == frames.STREAM:
                 self._end(other, "replaced", "another session of the same secondary")
         connection.server_session = session
+        if secondary_id not in self.serving.values():
+            self.selections[secondary_id] = member.withheld
         self.serving[connection] = secondary_id
-        self.selections[secondary_id] = member.withheld
 
     def _end(self, connection: Connection, code: str, text: str) -> None:
         session = connection.server_session
@@ -680,12 +683,18 @@ class Cluster:
         assert copy is not None
         self.world.say(f"{self}: the copy is complete")
         withheld = copy.role.withheld
-        copy.role = msgspec.structs.replace(old.role, mode=SECONDARY, withheld=withheld)
+        session = self.session
+        copy.role = msgspec.structs.replace(
+            old.role,
+            mode=SECONDARY,
+            withheld=withheld,
+            comparing=session is not None and session.unsettled,
+        )
         copy.quarantine = old.quarantine
         copy.submits = False
         copy.members, copy.authority = {}, 0
         self.disk, self.copy, self.copy_view = copy, None, None
-        self.queue = Queue()
+        self.queue = Queue()  # the processes of the node begin anew on the other store
         self.hang_up("the copy is complete")
         self.view = LiveSink(self.disk, self.rng, self.queue)
 

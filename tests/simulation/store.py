@@ -282,7 +282,7 @@ class View:
         self._unseen.append((self.disk.shared, deltas))
         self._sorted = None
 
-    def advance(self) -> None:
+    def advance(self) -> bool:
         unseen, self._unseen = self._unseen, []
         for position, deltas in unseen:
             self.tree.apply(deltas)
@@ -290,6 +290,7 @@ class View:
                 self._position = position
                 if self._watched:
                     self._tell_roots()
+        return False
 
     def _tell_roots(self) -> None:
         at = self._position.seq
@@ -407,11 +408,18 @@ class LiveSink(View):
     def unfinished(self) -> bool:
         return self.disk.role.comparing
 
+    def settled(self) -> None:
+        def change() -> int:
+            self._refuse_others()
+            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
+            return 0
+
+        self._ask(change, lambda _: None)
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         def change() -> int:
             self._refuse_others()
             self.disk.jump(position)
-            self.disk.role = msgspec.structs.replace(self.disk.role, comparing=False)
             self.committed([])
             return 0
 
@@ -492,6 +500,9 @@ class CopySink(View):
 
     def unfinished(self) -> bool:
         return False
+
+    def settled(self) -> None:
+        pass
 
     def store_entries(
         self, entries: list[tuple[bytes, bytes | None]], done: Callable[[int], None]

@@ -424,6 +424,8 @@ class World:
         for cluster in self.clusters:
             self.oracle.check_quarantine(cluster)
         self.oracle.check_nothing_lost(winner, self.clusters)
+        if self.divergences and not self.oracle.vague:
+            raise Violation(f"NO-FALSE-ALARM: {self.divergences} divergences that were none")
 
 
 def _weights(actions: list[tuple[int, Callable[[], None]]]) -> list[int]:

@@ -78,8 +78,9 @@ class Applier:
         differing = 0
         for raw in change.records:
             record = SharedRecord.decode(raw)
-            own = batch.transaction()
+            own = None
             if _MOUNTS in record.body:
+                own = batch.transaction()
                 self._follow_mounts(own, record)
             differing += batch.accept_shared(record, own)
         return differing
@@ -100,8 +101,8 @@ class Applier:
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
         role = self._copying(tx)
         batch.accept_jump(change.position)
-        if role.comparing:
-            write_role(tx, msgspec.structs.replace(role, comparing=False))
+        if role.comparing or role.submits:
+            write_role(tx, msgspec.structs.replace(role, comparing=False, submits=False))
         return 0
 
     def _keep_claim(self, batch: Batch, tx: Transaction, change: changes.KeepClaim) -> int:

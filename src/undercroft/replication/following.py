@@ -130,7 +130,8 @@ class Following:
 
     def _make(self, link: SessionLink) -> SecondarySession:
         self._link = link
-        self.session = SecondarySession(self._sink, self, self._node.clock)
+        submit = self._node.role.submits
+        self.session = SecondarySession(self._sink, self, self._node.clock, submit=submit)
         return self.session
 
     def _ended(self, session: SecondarySession) -> None:

@@ -175,6 +175,7 @@ def promote(
     tx.allow_shared()
     _write_lineage(tx, lineage)
     authority.write_authority(tx, own)
+    activation.forget_all(tx)  # those of an earlier time as primary: their authority is gone
     claim, announcements = role.claim, role.announcements
     upstream = role.upstream
     if announce and upstream is not None:
@@ -215,7 +216,11 @@ def change_primary(tx: Transaction, upstream: Upstream | None, now_ms: int) -> N
         # Should it come back as a primary, it hears from us that its epoch is over.
         announcements += (Announcement(before.addresses, before.credentials),)
     changed = msgspec.structs.replace(
-        role, upstream=upstream, since_ms=now_ms, announcements=announcements
+        role,
+        upstream=upstream,
+        since_ms=now_ms,
+        announcements=announcements,
+        submits=upstream is not None,
     )
     write_role(tx, changed)
 
@@ -244,6 +249,8 @@ def fence_by(tx: Transaction, signed: bytes, now_ms: int) -> None:
 def grant_handover(tx: Transaction, secondary_id: str, now_ms: int) -> int:
     """Stop writing in favour of a secondary. Answers the last place of the shared log."""
     role = read_role(tx)
+    if role.mode == SECONDARY and role.upstream is None:
+        return tx.shared.seq  # demoted, it writes no more: its last records are still given out
     _require(role, PRIMARY)
     if role.fence is not None:
         raise InvalidRequest("this primary is fenced")

@@ -7,9 +7,8 @@ The two rules that keep a second primary away (ONE-WRITER):
 
 - A primary that granted a handover writes again only when the secondary shows, on a session begun
   after the grant, that it has opened no epoch (`handover_is_void`). No timeout does that.
-- A secondary opens the epoch of a handover only while the session in which it was granted is
-  the newest that it has begun (`may_open`). So once it has shown itself without an epoch, it opens
-  none.
+- A secondary opens the epoch of a handover only while the session in which it was granted is the
+  newest that it has begun (`may_open`): once it has shown itself without an epoch, it opens none.
 """
 
 from enum import Enum
@@ -94,6 +93,10 @@ def plan_promotion(
         raise InvalidRequest("this cluster has no replication history to go on with")
     if filtered and not force:
         raise InvalidRequest("this secondary has a path filter: it lacks data", hint="force=true")
+    if role.comparing and not force:
+        raise Unavailable(
+            "the last comparison with the primary has not finished", hint="force=true"
+        )
     if role.upstream is None:
         return Promotion.DRILL
     return Promotion.SWITCHOVER if connected and not force else Promotion.FORCED

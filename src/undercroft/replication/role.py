@@ -82,6 +82,9 @@ class Role(msgspec.Struct, frozen=True):
     since_ms: int = 0
     claim: bytes = b""  # the signed claim of the newest epoch we know of, for others to see
     announcements: tuple[Announcement, ...] = ()
+    # An operator chose this primary: newer epochs of ours are given up, and what they wrote is set
+    # aside.
+    submits: bool = False
     comparing: bool = False  # a comparison has changed data and its position is not reached yet
     withheld: tuple[bytes, ...] = ()  # ids of mounts whose data the primary keeps from us
 

@@ -55,6 +55,13 @@ class LiveSink(StoreState):
     def begin_comparison(self) -> None:
         self._commit(changes.BeginComparison(), lambda _: None)
 
+    def unfinished(self) -> bool:
+        with self.store.snapshot() as view:
+            return read_role(view).comparing
+
+    def settled(self) -> None:
+        """The writer has noted it with the jump."""
+
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._commit(changes.JumpTo(position), lambda _: done())
 
@@ -151,6 +158,12 @@ class CopySink:
 
     def begin_comparison(self) -> None:
         """A copy counts only once it is complete."""
+
+    def unfinished(self) -> bool:
+        return False
+
+    def settled(self) -> None:
+        """It is live then."""
 
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._flush()

@@ -13,11 +13,11 @@ from undercroft.errors import Corrupt
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol.ports import Slice
 from undercroft.storage import log
-from undercroft.storage.digest import Delta, bucket_of
+from undercroft.storage.digest import bucket_of
 from undercroft.storage.keys import LONG_KEY_BYTES, SHARED
-from undercroft.storage.record import full_key_of, tag_of
+from undercroft.storage.record import full_key_of
 from undercroft.storage.store import Store
-from undercroft.storage.wal import LOCAL_RECORD, NO_TAG, Position, SharedRecord
+from undercroft.storage.wal import LOCAL_RECORD, Position, SharedRecord, leaf_changes
 
 FRAME_BYTES: Final = 256 << 10  # of a frame of records or entries
 FRAME_RECORDS: Final = 1000
@@ -36,7 +36,7 @@ class StoreState:
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
             _, self._tree, _ = self.store.digests_of(view.txn)
-        self._number, self._chain = extent.last.seq, extent.last.chain
+        self._number = extent.last.seq
         self._position = extent.shared
 
     def advance(self, limit: int = 1 << 30) -> bool:
@@ -47,18 +47,16 @@ class StoreState:
             if extent.first > self._number + 1 or extent.last.seq < self._number:
                 self._load()  # it was away for longer than the log is kept, or the store is another
                 return False
-            for number, _, record in log.records(
-                view.txn, store.wal, self._number + 1, self._chain
-            ):
+            # Not verified: the writer has just written it, and shipping it verifies it again.
+            following = log.records(view.txn, store.wal, self._number + 1, verify=False)
+            for number, _, record in following:
                 if limit <= 0:
                     return True
                 limit -= 1
                 self._tree.apply(
-                    Delta(op.key, op.old_tag, NO_TAG if op.record is None else tag_of(op.record))
-                    for op in record.operations()
-                    if op.key[:1] == SHARED
+                    [change for change in leaf_changes(record.body) if change[0][:1] == SHARED]
                 )
-                self._number, self._chain = number, record.chain
+                self._number = number
                 if record.kind != LOCAL_RECORD:
                     self._position = record.shared
                     if self._watched:

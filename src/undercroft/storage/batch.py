@@ -14,8 +14,15 @@ import lmdb
 from undercroft.errors import Corrupt, Internal, UndercroftError
 from undercroft.storage import faults, log
 from undercroft.storage.digest import Delta
-from undercroft.storage.keys import HEAD_BYTES, OWN, SHARED, SYSTEM, stored_key
-from undercroft.storage.record import parse_head, sealed_expiry, tag_of
+from undercroft.storage.keys import (
+    HEAD_BYTES,
+    OWN,
+    SHARED,
+    SHORT_KEY_BYTES,
+    SYSTEM,
+    stored_key,
+)
+from undercroft.storage.record import is_plain, parse_head, sealed_expiry, tag_of
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import (
     CORRECTION,
@@ -34,6 +41,7 @@ from undercroft.storage.wal import (
     follow,
     operations_of,
     shared_chain_of,
+    single_put,
 )
 
 if TYPE_CHECKING:
@@ -207,7 +215,7 @@ class Batch:
         self._write(plan, SHARED_RECORD, shared, self.now_ms)
         return self.position
 
-    def accept_shared(self, record: SharedRecord, tx: Transaction) -> int:
+    def accept_shared(self, record: SharedRecord, tx: Transaction | None = None) -> int:
         """Apply the next record of the shared log, as another cluster wrote it, and with it what
         `tx` writes to entries of this cluster.
 
@@ -217,6 +225,10 @@ class Batch:
         """
         if record.seq != self.shared.seq + 1 or record.epoch < self.shared.epoch:
             raise OutOfOrder
+        if tx is None:
+            if self._accept_plain(record):
+                return 0
+            tx = self.transaction()
         _refuse_shared_writes(tx)
         plan, digests = _Plan(), []
         for kind, old_tag, key, value, encoded in operations_of(record.body):
@@ -236,6 +248,42 @@ class Batch:
         plan.add(tx)
         self._write(plan, SHARED_RECORD, record.position, record.time_ms)
         return plan.differing
+
+    def _accept_plain(self, record: SharedRecord) -> bool:
+        """The same for what nearly all records are, with little ado: one plain entry of no
+        configuration, which replaces what it says. False: it is something else, nothing is done.
+        """
+        single = single_put(record.body)
+        if single is None:
+            return False
+        old_tag, key, value = single
+        if (
+            key[:1] != SHARED
+            or not HEAD_BYTES <= len(key) <= SHORT_KEY_BYTES
+            or key[1:HEAD_BYTES] == SYSTEM
+            or not is_plain(value)
+        ):
+            return False
+        digests = (digest_operation(record.body),)
+        if shared_chain_of(self.shared, record.epoch, record.time_ms, digests) != record.chain:
+            return False
+        self._refuse_broken()
+        try:
+            old = self._txn.get(key)
+            if (NO_TAG if old is None else tag_of(old)) != old_tag or not (
+                old is None or is_plain(old)
+            ):
+                return False
+            self._broken = True
+            faults.point("data")
+            self._txn.put(key, value)
+            self._append(SHARED_RECORD, record.position, record.time_ms, record.body, b"")
+        except (lmdb.Error, OSError) as error:
+            self._broken = True
+            raise self._failure(error) from None
+        self._broken = False
+        self._deltas.append(Delta(key, old_tag, tag_of(value)))
+        return True
 
     def accept_entries(self, entries: Iterable[tuple[bytes, bytes | None]], tx: Transaction) -> int:
         """Make shared entries (key, record; None: gone) what another cluster has. No position.
@@ -267,24 +315,23 @@ class Batch:
         self._broken = True  # until all of it is written
         try:
             self._store_changes(plan.changes)
-            shared_body = b"".join(plan.shared)
-            position, raw = follow(
-                self.position,
-                kind,
-                shared,
-                time_ms,
-                len(shared_body),
-                shared_body + b"".join(plan.local),
-            )
-            faults.point("log")
-            self._txn.put(position.seq.to_bytes(8, "big"), raw, append=True, db=self._store.wal)
+            self._append(kind, shared, time_ms, b"".join(plan.shared), b"".join(plan.local))
         except (lmdb.Error, OSError) as error:
             raise self._failure(error) from None
         self._broken = False
-        self.position, self.shared = position, shared
-        self._added_bytes += len(raw)
         self._deltas += plan.deltas
         self._configuration_touched |= plan.touches_configuration
+
+    def _append(
+        self, kind: int, shared: Position, time_ms: int, shared_body: bytes, local_body: bytes
+    ) -> None:
+        """The record of what was just written."""
+        size, body = len(shared_body), shared_body + local_body
+        position, raw = follow(self.position, kind, shared, time_ms, size, body)
+        faults.point("log")
+        self._txn.put(position.seq.to_bytes(8, "big"), raw, append=True, db=self._store.wal)
+        self.position, self.shared = position, shared
+        self._added_bytes += len(raw)
 
     def _store_changes(self, changes: list[_Change]) -> None:
         txn, store = self._txn, self._store

@@ -151,7 +151,7 @@ class DigestTree:
         self._roots: dict[bytes, int] = {}  # by keyspace: XOR of `_named`
         self._unnamed: set[bytes] = set()  # mounts that changed since
 
-    def apply(self, deltas: Iterable[Delta]) -> None:
+    def apply(self, deltas: Iterable[tuple[bytes, bytes, bytes]]) -> None:
         mounts, number = self._mounts, int.from_bytes
         for key, old, new in deltas:
             head = key[:HEAD_BYTES]

@@ -30,6 +30,7 @@ _SHORT_MAX = 480
 _LONG_PREFIX = 448
 PLAIN_ORDER_BYTES = _LONG_PREFIX  # so far stored keys are in the order of full keys
 LONG_KEY_BYTES = _SHORT_MAX + 1
+SHORT_KEY_BYTES = _SHORT_MAX  # up to here a stored key is the full key
 
 
 def key(keyspace: bytes, mount_id: bytes, name: str) -> bytes:

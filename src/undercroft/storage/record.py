@@ -110,6 +110,11 @@ def sealed_expiry(full_key: bytes, raw: bytes) -> int:
     return head.expires_ms
 
 
+def is_plain(raw: bytes) -> bool:
+    """Whether a record has no head to parse: sealed, short name, never expires."""
+    return raw[:2] == _PLAIN_HEAD and len(raw) >= 2 + _SEALED_BYTES_MIN
+
+
 def open_record(keyring: Keyring | None, full_key: bytes, raw: bytes) -> bytes:
     """The value of a record. Raises Corrupt, or Sealed without a keyring."""
     if raw[:2] == _PLAIN_HEAD:  # nearly every record: no parsing

@@ -29,7 +29,7 @@ from undercroft.storage.keys import OWN
 from undercroft.storage.log import Extent, Foreign, Retention, Trimmed
 from undercroft.storage.record import parse_head, tag_of
 from undercroft.storage.view import Decoded, Snapshot
-from undercroft.storage.wal import NO_TAG, Position, SharedRecord
+from undercroft.storage.wal import NO_TAG, Position, SharedRecord, leaf_changes
 
 if TYPE_CHECKING:
     from undercroft.storage.view import Txn
@@ -121,10 +121,7 @@ class Store:
             return Checkpoint.overdue(), self._rebuilt(txn), True
         chain = checkpoint.chain
         for _, raw, record in log.records(txn, self.wal, checkpoint.seq + 1, chain):
-            changes = [
-                Delta(op.key, op.old_tag, NO_TAG if op.record is None else tag_of(op.record))
-                for op in record.operations()
-            ]
+            changes = leaf_changes(record.body)
             tree.apply(changes)
             checkpoint = checkpoint.behind(len(changes), len(raw))
             chain = record.chain

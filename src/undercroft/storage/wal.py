@@ -113,6 +113,42 @@ def operations_of(body: bytes) -> Iterator[tuple[int, bytes, bytes, bytes, bytes
         yield kind, old_tag, key, record, body[start:at]
 
 
+def single_put(body: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Old tag, key and record of a body that is one PUT and nothing else; else None."""
+    if len(body) < _OPERATION.size:
+        return None
+    kind, old_tag, key_size = _OPERATION.unpack_from(body)
+    at = _OPERATION.size + key_size
+    if kind != PUT or len(body) < at + _LENGTH.size:
+        return None
+    (size,) = _LENGTH.unpack_from(body, at)
+    at += _LENGTH.size
+    if at + size != len(body):
+        return None
+    return old_tag, body[_OPERATION.size : at - _LENGTH.size], body[at:]
+
+
+def leaf_changes(body: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Key, leaf before and leaf after, of every operation on an entry. Raises Corrupt."""
+    changes: list[tuple[bytes, bytes, bytes]] = []
+    at, end = 0, len(body)
+    try:
+        while at < end:
+            kind, old_tag, key_size = _OPERATION.unpack_from(body, at)
+            start = at + _OPERATION.size
+            at = start + key_size
+            key = body[start:at]
+            (size,) = _LENGTH.unpack_from(body, at)
+            at += _LENGTH.size + size
+            if at > end or not _well_formed(kind, key_size, size):
+                raise Corrupt("a log record does not parse")
+            if kind != WITHHELD:
+                changes.append((key, old_tag, body[at - DIGEST_BYTES : at] if size else NO_TAG))
+    except StructError:
+        raise Corrupt("a log record is cut short") from None
+    return changes
+
+
 def _well_formed(kind: int, key_size: int, record_size: int) -> bool:
     return (
         kind == PUT
@@ -200,10 +236,8 @@ class Record(NamedTuple):
 
     def chained(self, previous: bytes, seq: int) -> bytes:
         """The chain that this record should have as number `seq`, after the chain of the last."""
-        hashed = blake2b(_HEAD.pack(FORMAT, *self[:3], previous, *self[4:7]), digest_size=16)
-        hashed.update(seq.to_bytes(8, "big"))
-        hashed.update(self.body)
-        return hashed.digest()
+        head = _HEAD.pack(FORMAT, *self[:3], previous, *self[4:7])
+        return _chain_of(head, seq, self.body)
 
     def encode(self) -> bytes:
         return _HEAD.pack(FORMAT, *self[:7]) + self.body
@@ -214,9 +248,15 @@ def follow(
 ) -> tuple[Position, bytes]:
     """The record that follows `after` in a cluster's own log, and the position it makes."""
     seq = after.seq + 1
-    draft = Record(kind, shared.epoch, time_ms, b"", shared.seq, shared.chain, shared_size, body)
-    chain = draft.chained(after.chain, seq)
-    return Position(shared.epoch, seq, chain), draft._replace(chain=chain).encode()
+    epoch, shared_seq, shared_chain = shared
+    rest = (shared_seq, shared_chain, shared_size)
+    chain = _chain_of(_HEAD.pack(FORMAT, kind, epoch, time_ms, after.chain, *rest), seq, body)
+    raw = _HEAD.pack(FORMAT, kind, epoch, time_ms, chain, *rest) + body
+    return Position(epoch, seq, chain), raw
+
+
+def _chain_of(head: bytes, seq: int, body: bytes) -> bytes:
+    return blake2b(head + seq.to_bytes(8, "big") + body, digest_size=CHAIN_BYTES).digest()
 
 
 def decode_record(raw: bytes) -> Record:

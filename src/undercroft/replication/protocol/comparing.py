@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from enum import Enum, auto
 from typing import Any, Final
 
+from undercroft.errors import Corrupt
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.compare import (
     GROUP_BUCKETS,
@@ -21,9 +22,9 @@ from undercroft.replication.protocol.compare import (
     sums_of,
     unpack_sums,
 )
-from undercroft.replication.protocol.frames import Frame
+from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Sink
-from undercroft.storage.wal import Position
+from undercroft.storage.wal import Position, SharedRecord, operations_of
 
 _REPLIES: Final = (frames.Heads, frames.Nodes, frames.Buckets, frames.Entries)
 _LEAVES_BYTES: Final = 512 << 10  # fingerprints per frame
@@ -62,6 +63,7 @@ class Comparison:
         self._consume = consume
         self._finished = finished
         self._resume = resume
+        self._written: set[bytes] = set()  # keys that the log has written since it began
         self._storing = 0
         self._frames: list[tuple[Frame, int]] = []
         self._waits = _Wait.SLICE
@@ -82,6 +84,17 @@ class Comparison:
     def receive(self, frame: Frame, size: int) -> None:
         self._frames.append((frame, size))
         self._pump()
+
+    def logged(self, records: list[bytes]) -> None:
+        """Records of the log go to the sink meanwhile. What they write is newer than what was
+        looked at before: that the primary had it not, then, says nothing. Raises ProtocolError.
+        """
+        try:
+            for raw in records:
+                for _, _, key, _, _ in operations_of(SharedRecord.decode(raw).body):
+                    self._written.add(key)
+        except Corrupt as error:
+            raise ProtocolError(error.message) from None
 
     def work(self) -> bool:
         if self._waits is _Wait.SLICE:
@@ -175,7 +188,11 @@ class Comparison:
             if names:
                 came.update(flat[::2])
                 gone = (names.get(leaf) for leaf in unpack_sums(frame.gone))
-                entries += [(key, None) for key in gone if key is not None and key not in came]
+                entries += [
+                    (key, None)
+                    for key in gone
+                    if key is not None and key not in came and key not in self._written
+                ]
             self._came += len(entries)
             self._put(entries, size)
             if frame.done:
@@ -187,7 +204,7 @@ class Comparison:
         while after is not None:
             part = self._sink.scan(head, after)
             after = part.after
-            self._put([(key, None) for key in part.entries[::2]], 0)
+            self._put([(key, None) for key in part.entries[::2] if key not in self._written], 0)
             yield _Wait.SLICE
 
     def _put(self, entries: list[tuple[bytes, bytes | None]], size: int) -> None:

@@ -67,6 +67,7 @@ class Hello(_Frame, frozen=True, array_like=True):
     api_addr: str = ""
     partial: bool = False  # its copy is not complete yet
     submits: bool = False  # an operator chose this primary: newer epochs of ours are given up
+    unfinished: bool = False  # its state is not that of its position: compare in any case
 
 
 class Welcome(_Frame, frozen=True, array_like=True):

@@ -61,6 +61,10 @@ class State(Protocol):
 class Source(State, Protocol):
     """What a primary session reads."""
 
+    def advance(self) -> bool:
+        """Let the position come up to the newest entry that a walk may have shown."""
+        ...
+
     def records(self, after: Position) -> list[SharedRecord]:
         """What follows, as much as fits a frame. Raises Trimmed, Foreign."""
         ...
@@ -89,7 +93,15 @@ class Sink(State, Protocol):
         ...
 
     def begin_comparison(self) -> None:
-        """Entries are about to change, and the position is none of theirs until `jump`."""
+        """Entries are about to change, and the position is none of theirs until `settled`."""
+        ...
+
+    def unfinished(self) -> bool:
+        """Whether a comparison has begun, in whatever session, that is not `settled`."""
+        ...
+
+    def settled(self) -> None:
+        """The log has come past all that a comparison has read: the state is the position's."""
         ...
 
     def jump(self, position: Position, done: Done) -> None:

@@ -25,12 +25,15 @@ from undercroft.storage.keys import HEAD_BYTES, SHARED
 from undercroft.storage.log import Foreign, Trimmed
 from undercroft.storage.wal import (
     START,
+    WITHHELD,
     Position,
     SharedRecord,
+    operations_of,
 )
 
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000  # without a frame for so long the other side is gone
+_HOLE: Final = bytes(8)  # no key and no record: seldom anything else
 WINDOW_BYTES: Final = 8 << 20  # of bulk frames that the secondary has not consumed yet
 
 
@@ -135,7 +138,7 @@ class PrimarySession:
         """The log has grown, or the secondary has room again."""
         try:
             while self.streaming and not self.ended and self._has_room():
-                batch = self.source.records(self._sent)
+                batch = _whole(self.source.records(self._sent))
                 if not batch:
                     return
                 self._send_bulk(frames.Records([self._visible(record) for record in batch]))
@@ -206,6 +209,7 @@ class PrimarySession:
         elif isinstance(frame, frames.Echo):
             self._echoed(frame)
         elif isinstance(frame, frames.AskHeads):
+            self.source.advance()  # walks read entries that are newer: not beyond what we say here
             entries = self.source.entries()
             self._send(frames.Heads(self.source.position(), self._heads(), entries))
         elif isinstance(frame, frames.AskNodes):
@@ -258,6 +262,8 @@ class PrimarySession:
                 self._refuse(*problem)
                 return
             verdict, branch_seq = self._judge(hello.lineage, hello.position, lineage)
+            if hello.unfinished and verdict == frames.FOLLOW:
+                verdict = frames.COMPARE
         self._welcome(hello, lineage, verdict, branch_seq)
 
     def _judge(self, theirs: Lineage, at: Position, lineage: Lineage) -> tuple[str, int]:
@@ -269,7 +275,7 @@ class PrimarySession:
                 return frames.BEHIND, 0
             return frames.DIVERGED, branch.seq
         try:
-            self.source.records(at)
+            _whole(self.source.records(at))
         except Trimmed:
             return frames.COMPARE, 0
         except Foreign:
@@ -439,6 +445,19 @@ class PrimarySession:
 
     def _send(self, frame: Frame) -> None:
         self._out.append(frames.encode(frame))
+
+
+def _whole(records: list[SharedRecord]) -> list[SharedRecord]:
+    """Records up to the first that has a hole. Raises Trimmed when that is the first of all.
+
+    A cluster that was a filtered secondary has holes in its log, where data was withheld from it.
+    """
+    for index, record in enumerate(records):
+        if _HOLE in record.body and any(op[0] == WITHHELD for op in operations_of(record.body)):
+            if not index:
+                raise Trimmed
+            return records[:index]
+    return records
 
 
 def _stale(hello: frames.Hello, theirs: Lineage, mine: Lineage) -> tuple[str, str] | None:

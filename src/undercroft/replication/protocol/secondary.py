@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from undercroft import __version__
+from undercroft.errors import Corrupt
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.comparing import Comparison
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Sink
-from undercroft.storage.wal import START, Position
+from undercroft.storage.wal import START, Position, SharedRecord
 
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000
@@ -50,7 +51,9 @@ class Host(Protocol):
         ...
 
     def copied(self) -> None:
-        """A copy that was partial is complete now."""
+        """A copy that was partial is complete now; if the session is `unsettled`, it is to be
+        compared once more, as one whose comparison is unfinished.
+        """
         ...
 
     def certified(self, certificate: bytes, authority: bytes) -> None: ...
@@ -110,6 +113,7 @@ class SecondarySession:
         self._withheld: tuple[bytes, ...] | None = None  # as the sink was told last
         self._lacks: tuple[bytes, ...] | None = None  # what it is told once a comparison is over
         self._streaming = False
+        self.unsettled = False  # the state is ahead of its position, after a comparison
         self._trusted_from = 0  # place of the log from which on differences mean divergence
         self._pending_beats: list[tuple[int, int]] = []  # (seq, steady ms at which it came)
         self._forward_number = 0
@@ -222,6 +226,7 @@ class SecondarySession:
                 host.api_addr(),
                 partial,
                 self.submit,
+                sink.unfinished(),
             )
         )
 
@@ -237,7 +242,10 @@ class SecondarySession:
             if not self._streaming:
                 raise ProtocolError("records before they were asked for")
             self.records_received += len(frame.records)
-            self.sink.apply(frame.records, lambda differing: self._applied(size, differing))
+            if self._comparison is not None:
+                self._comparison.logged(frame.records)
+            first = _seq_of(frame.records)
+            self.sink.apply(frame.records, lambda count: self._applied(size, first, count))
         elif isinstance(frame, frames.Heartbeat):
             self._heard(frame)
         elif isinstance(frame, frames.Echo):
@@ -301,10 +309,12 @@ class SecondarySession:
         self._trusted_from = max(self._trusted_from, self.primary_position.seq)
         self._note_canary()
 
-    def _applied(self, size: int, differing: int) -> None:
+    def _applied(self, size: int, first: int, differing: int) -> None:
+        """Records from the place `first` on; later ones may have been applied by now, too."""
         if self.ended:
             return
-        if differing and self.sink.position().seq > self._trusted_from:
+        self._note_settled()
+        if differing and first > self._trusted_from:
             self._diverged()
         self._note_canary()
         self.consume(size)
@@ -361,7 +371,9 @@ class SecondarySession:
             return
         if jump_to is not None:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
+            self.unsettled = True
             self.sink.begin_comparison()
+        self._again = False
         partial = self._host.is_partial()
         self._comparison = Comparison(
             self.sink,
@@ -386,7 +398,6 @@ class SecondarySession:
         held, self._comparison = self._comparison.held, None
         self._trusted_from = max(self._trusted_from, upto.seq)
         if self._again:
-            self._again = False
             self._compare(jump_to)
             return
         if self._lacks is not None:
@@ -400,11 +411,22 @@ class SecondarySession:
     def _jumped(self) -> None:
         if self.ended:
             return
+        self._note_settled()
         if self._host.is_partial():
             self._host.copied()
             return
         self._streaming, self.state = True, STREAM_WALS
         self.consume(0)
+        if self._again:  # a filter changed while the jump was on its way
+            self.compare_now()
+
+    def _note_settled(self) -> None:
+        """A comparison reads what is newer than the position it ends at: only the log brings the
+        state to one that there was.
+        """
+        if self.unsettled and self.sink.position().seq >= self._trusted_from:
+            self.unsettled = False
+            self.sink.settled()
 
     def _select(self, frame: frames.Withheld) -> None:
         """What the primary keeps from us is another. Data that we did not get until now is lacking
@@ -415,7 +437,7 @@ class SecondarySession:
         lacking = set(self._withheld) - set(frame.mounts)
         self._lacks = frame.mounts if lacking else None
         self._withhold((*frame.mounts, *sorted(lacking)))
-        if self._comparison is None:
+        if self._comparison is None and self._streaming:
             if frame.changed or lacking:
                 self.compare_now()
         elif frame.changed:
@@ -465,3 +487,11 @@ class SecondarySession:
             self._on_handover(None)
         if self._on_announced is not None:
             self._on_announced(None)
+
+
+def _seq_of(records: list[bytes]) -> int:
+    """Where the first of them belongs. Raises ProtocolError."""
+    try:
+        return SharedRecord.decode(records[0]).seq
+    except (Corrupt, IndexError):
+        raise ProtocolError("records that do not parse") from None

@@ -1,0 +1,1 @@
+"""What replication costs and how fast it is, beside the peers, all in one run on one machine."""
