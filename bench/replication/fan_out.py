@@ -62,4 +62,5 @@ def _all_level(primary: Cluster, count: int) -> bool:
     """By the primary's own account."""
     status = primary.status()
     last = status["last_performance_wal"]
-    return sum(s["last_remote_wal"] == last for s in status["secondaries"]) == count
+    level = [s for s in status["secondaries"] if s["last_remote_wal"] == last]
+    return len(level) == count
