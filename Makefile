@@ -10,7 +10,7 @@ SIMULATE_SEEDS ?= 10000
 SIMULATE_STEPS ?= 1000
 SIMULATE_FIRST ?= 0
 
-.PHONY: demo test simulate lint bench format lock clean
+.PHONY: demo test test-network test-crashes simulate lint bench format lock clean
 
 demo: $(STAMP)
 	$(BIN)/python -m undercroft demo
@@ -21,6 +21,15 @@ test: $(STAMP)
 # Replication sets under faults, on all cores: many more seeds than `make test` has.
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulation --seed $(SIMULATE_FIRST) --seeds $(SIMULATE_SEEDS) --steps $(SIMULATE_STEPS)
+
+# Namespaces with netem, faketime, HAProxy, a full tmpfs: as root, on Debian.
+test-network: $(STAMP)
+	apt-get install -y -q --no-install-recommends iproute2 faketime haproxy
+	$(BIN)/python -m pytest -m network tests/replication
+
+# A hundred rounds of kill -9 on either side under load, twice.
+test-crashes: $(STAMP)
+	REPLICATION_CRASH_ROUNDS=100 $(BIN)/python -m pytest tests/replication/test_crashes.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
