@@ -390,9 +390,9 @@ class SecondarySession:
         Entries were read up to the position `upto`: before it is reached, the log may for a moment
         take some of them back, which is no divergence.
 
-        The lineage comes last. With the primary's lineage and a position of our own history we
-        would look, after a crash, like who has more of one history than the primary; with the
-        primary's position and our lineage we are told to compare again.
+        The lineage comes last, just before the jump: who is promoted by force before must open its
+        epoch behind the history that its position belongs to. A crash between the two makes us say
+        that the comparison is unfinished, and it is made again.
         """
         assert self._comparison is not None
         held, self._comparison = self._comparison.held, None
@@ -404,9 +404,9 @@ class SecondarySession:
             self._withhold(self._lacks)
             self._lacks = None
         if jump_to is not None:
-            self.sink.jump(jump_to, lambda: None if held else self._jumped())
             if held:
-                self.sink.store_entries(held, lambda _: self._jumped())
+                self.sink.store_entries(held, lambda _: None)
+            self.sink.jump(jump_to, self._jumped)
 
     def _jumped(self) -> None:
         if self.ended:
