@@ -311,8 +311,8 @@ class PrimarySession:
         claim = self._host.claim()
         if claim:  # so that it can tell the primary that it had before
             self._send(frames.Announce(claim))
-        # Who has another history may have other keys under the same numbers.
-        self._known_term = hello.term if verdict == frames.FOLLOW else 0
+        # In every session anew: who was under another primary may have other keys under the same
+        # numbers, whatever its newest term is.
         self._send_terms()
         if verdict == frames.FOLLOW:
             self._sent, self.acked, self.streaming = hello.position, hello.position, True
