@@ -41,7 +41,9 @@ def main() -> int:
             root, args.commits, args.etcd_keys, args.rounds, not args.peers
         ),
         "copies": lambda root: copies(root, args.entries, args.rounds),
-        "fan-out": lambda root: fan_out(root, args.secondaries, args.rate, args.seconds),
+        "fan-out": lambda root: fan_out(
+            root, args.secondaries, args.rate, args.seconds, args.rounds
+        ),
         "promotion": lambda root: promotion(root, args.rounds),
     }
     print(HEAD, flush=True)

@@ -4,11 +4,12 @@ Beside it, in alternating rounds of the same run, PostgreSQL's logical replicati
 of one-row transactions of the same size) and `etcdctl make-mirror`.
 """
 
-import asyncio
 import contextlib
 import statistics
 from pathlib import Path
 from time import monotonic
+
+import uvloop
 
 from bench.replication import etcd, postgres
 from bench.replication.clusters import VALUE_BYTES, Pair, StatusPoll, replicating, wait_for
@@ -88,7 +89,7 @@ def _ours(pair: Pair, commits: int, number: int) -> tuple[float, str]:
     """
     pair.secondary.server.stop()
     before = pair.primary.status()["last_performance_wal"]
-    asyncio.run(_write(pair, commits, number))
+    uvloop.run(_write(pair, commits, number))
     last = pair.primary.status()["last_performance_wal"]
     server = pair.secondary.server
     server.start_sealed()

@@ -4,12 +4,13 @@ Meanwhile the primary is read at a steady rate: with as many readers as the proc
 any work beside them would only show that the processor is shared.
 """
 
-import asyncio
 import re
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+import uvloop
 
 from bench.__main__ import UNITS
 from bench.replication.clusters import Cluster, Pair, StatusPoll, cluster, wait_for
@@ -110,7 +111,7 @@ def _heal(pair: Pair, entries: int, number: int) -> list[Row]:
     primary, secondary = pair.primary, pair.secondary
     secondary.detach()
     wait_for(lambda: secondary.status().get("secondary_id") == "", "the detaching")
-    asyncio.run(_change(pair, entries))
+    uvloop.run(_change(pair, entries))
     last = primary.status()["last_performance_wal"]
     token = primary.activation_token(f"osaka-{number + 1}")
     poll = StatusPoll(secondary)

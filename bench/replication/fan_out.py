@@ -1,9 +1,65 @@
 """One primary that feeds many secondaries: what they cost its writers."""
 
+import statistics
 from pathlib import Path
 
-from bench.replication.rows import Row
+import uvloop
+
+from bench.replication import light
+from bench.replication.clusters import Cluster, cluster, wait_for
+from bench.replication.lag import CONNECTIONS, put
+from bench.replication.paced import at_rate, connect
+from bench.replication.rows import Row, percentile
+
+_TIMES = 2.0
+_WARM_UP = 1000  # requests
 
 
-def fan_out(root: Path, secondaries: int, per_second: int, seconds: int) -> list[Row]:
-    return []
+def fan_out(root: Path, secondaries: int, per_second: int, seconds: int, rounds: int) -> list[Row]:
+    """Alternating rounds: nobody follows, all follow."""
+    alone: list[list[float]] = []
+    fed: list[list[float]] = []
+    with cluster(root / "primary") as primary:
+        primary.enable_primary()
+        grants = light.activated(primary, secondaries)
+        uvloop.run(_writes(primary, per_second, _WARM_UP))
+        for _ in range(rounds):
+            alone.append(uvloop.run(_writes(primary, per_second, per_second * seconds)))
+            with light.following(grants):
+                fed.append(uvloop.run(_writes(primary, per_second, per_second * seconds)))
+                wait_for(lambda: _all_level(primary, secondaries), "all secondaries' last record")
+    return [_row(share, alone, fed, secondaries, per_second) for share in (0.5, 0.99)]
+
+
+def _row(
+    share: float, alone: list[list[float]], fed: list[list[float]], count: int, per_second: int
+) -> Row:
+    without, with_them = (
+        statistics.median(percentile(latencies, share) for latencies in some)
+        for some in (alone, fed)
+    )
+    return Row(
+        f"write p{share * 100:.0f} at {per_second:,} writes/s, {count} secondaries fed",
+        f"{with_them / without:.2f} times",
+        f"≤ {_TIMES:g} times",
+        with_them <= _TIMES * without,
+        f"{without:.1f} ms alone, {with_them:.1f} ms with them; medians of {len(fed)} rounds",
+    )
+
+
+async def _writes(primary: Cluster, per_second: int, count: int) -> list[float]:
+    server = primary.server
+    connections = [await connect(server.port) for _ in range(CONNECTIONS)]
+    latencies = await at_rate(
+        connections, per_second, count, lambda n: put(server.root_token, f"fed/{n}")
+    )
+    for connection in connections:
+        connection.close()
+    return latencies
+
+
+def _all_level(primary: Cluster, count: int) -> bool:
+    """By the primary's own account."""
+    status = primary.status()
+    last = status["last_performance_wal"]
+    return sum(s["last_remote_wal"] == last for s in status["secondaries"]) == count

@@ -9,6 +9,8 @@ import asyncio
 import time
 from pathlib import Path
 
+import uvloop
+
 from bench.replication.clusters import Cluster, Pair, body, replicating
 from bench.replication.paced import Connection, at_rate, connect, request
 from bench.replication.rows import Row, percentile
@@ -20,7 +22,7 @@ _WARM_UP = 1000  # requests
 
 def lag(root: Path, per_second: int, seconds: int) -> list[Row]:
     with replicating(root) as pair:
-        lags, writes = asyncio.run(_measure(pair, per_second, per_second * seconds))
+        lags, writes = uvloop.run(_measure(pair, per_second, per_second * seconds))
     middle, tail = percentile(lags, 0.5), percentile(lags, 0.99)
     remarks = (
         f"{len(lags):,} samples, greatest {max(lags):.1f} ms; "
@@ -48,14 +50,13 @@ async def _measure(pair: Pair, per_second: int, count: int) -> tuple[list[float]
         changed.set()
 
     async def read() -> list[float]:
-        lags = []
-        while True:
+        lags: list[float] = []
+        while not over:
             changed.clear()
             await changed.wait()
-            if over or newest is None:
-                return lags
-            number, since = newest
-            lags.append(await _until_readable(pair.secondary, reader, number, since))
+            if newest is not None and not over:
+                lags.append(await _until_readable(pair.secondary, reader, *newest))
+        return lags
 
     reading = asyncio.ensure_future(read())
     writes = await at_rate(

@@ -198,11 +198,15 @@ def _strict(
 
 
 def load_pem(context: ssl.SSLContext, pem: str) -> None:
-    """Certificate and key of this side; `ssl` takes them from files only. Raises SSLError."""
+    """Certificate and key of this side; `ssl` takes them from files only. Raises SSLError.
+
+    A key under a pass phrase is refused as well.
+    """
     descriptor = os.memfd_create("credentials", os.MFD_CLOEXEC)  # a file, but on no disk
     try:
         os.write(descriptor, pem.encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        # Without a password the library would ask the terminal for one, and wait.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
     finally:
         os.close(descriptor)
 
