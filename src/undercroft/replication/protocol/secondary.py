@@ -15,6 +15,7 @@ from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.comparing import Comparison
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Sink
+from undercroft.storage.keys import SHARED
 from undercroft.storage.wal import START, Position, SharedRecord
 
 HEARTBEAT_MS: Final = 1000
@@ -438,7 +439,8 @@ class SecondarySession:
         self._lacks = frame.mounts if lacking else None
         self._withhold((*frame.mounts, *sorted(lacking)))
         if self._comparison is None and self._streaming:
-            if frame.changed or lacking:
+            heads = self.sink.heads()  # what was denied while we were away is to go
+            if frame.changed or lacking or any(SHARED + id_ in heads for id_ in frame.mounts):
                 self.compare_now()
         elif frame.changed:
             self._again = True
