@@ -83,14 +83,14 @@ def test_conv_19_the_header_of_official_clients_is_not_needed(pair: Pair) -> Non
         assert ours.status == theirs.status == 200
 
 
-def test_conv_24_numbers_come_back_as_they_were_written(pair: Pair) -> None:
-    numbers = "[1.0, 1e3, 12345678901234567890123, 1.50, -0, 0.1e-7]"
-    theirs, ours = raw(pair, post("secret/data/conv24", f'{{"data":{{"n":{numbers}}}}}'))
-    assert ours.status == theirs.status == 200
-    theirs, ours = raw(pair, get("/v1/secret/data/conv24"))
-    wanted = f'"data":{{"n":{numbers.replace(" ", "")}}}'.encode()
-    assert wanted in theirs.body
-    assert wanted in ours.body
+@pytest.mark.parametrize("path", ["cubbyhole/conv24", "secret/data/conv24"])
+def test_conv_24_numbers_come_back_as_they_were_written(pair: Pair, path: str) -> None:
+    numbers = '{"data":{"n":[1.0,1e3,12345678901234567890123,1.50,-0,0.1e-7]}}'
+    assert [answer.status < 300 for answer in raw(pair, post(path, numbers))] == [True, True]
+    theirs, ours = raw(pair, get(f"/v1/{path}"))
+    assert numbers[:-1].encode() in ours.body
+    if path.startswith("cubbyhole"):  # KV version 2 of OpenBao makes floats of them
+        assert numbers[:-1].encode() in theirs.body
 
 
 def test_conv_26_a_value_of_the_wrong_type_is_400_and_is_not_echoed(pair: Pair) -> None:
@@ -121,23 +121,21 @@ def test_conv_27_a_duration_is_seconds_or_a_text_and_is_answered_in_seconds(
 def test_conv_27_a_list_is_an_array_or_a_text_with_commas(
     pair: Pair, given: list[str] | str
 ) -> None:
-    made = pair.same("POST", "auth/token/create", {"policies": given}, status=200)
-    assert made.body["auth"]["policies"] == ["a", "b", "default"]
+    pair.same("POST", "auth/token/roles/conv27", {"allowed_policies": given}, status=204)
+    role = pair.same("GET", "auth/token/roles/conv27", status=200)
+    assert role.body["data"]["allowed_policies"] == ["a", "b"]
 
 
 def test_conv_28_a_list_is_the_same_with_and_without_its_slash(pair: Pair) -> None:
-    for name in ("b", "a/x", "B", "a", "ä"):
-        assert pair.both("POST", f"secret/data/conv28/{name}", {"data": {}})[1].status in (200, 400)
+    for name in ("b", "a/x", "B", "a", "%C3%A4"):
+        pair.same("POST", f"secret/data/conv28/{name}", {"data": {}}, status=200)
     rule = 'path "secret/metadata/conv28/" { capabilities = ["list"] }'
     listing = limited(pair, "conv28", rule)
     for token in ("root", listing):
         for path in ("secret/metadata/conv28", "secret/metadata/conv28/"):
             for method, query in (("LIST", ""), ("GET", "?list=true")):
                 answer = pair.same(method, path + query, token=token, status=200)
-                assert answer.body["data"]["keys"] == sorted(
-                    answer.body["data"]["keys"], key=str.encode
-                )
-                assert "a/" in answer.body["data"]["keys"]
+                assert answer.body["data"]["keys"] == ["B", "a", "a/", "b", "ä"]
 
 
 def test_conv_29_lists_have_pages_and_scans_go_deep(pair: Pair) -> None:
@@ -145,9 +143,10 @@ def test_conv_29_lists_have_pages_and_scans_go_deep(pair: Pair) -> None:
         pair.same("POST", f"secret/data/conv29/{name}", {"data": {}}, status=200)
     for query in ("?list=true&after=a&limit=1", "?list=true&limit=2", "?list=true&after=b/"):
         pair.same("GET", f"secret/metadata/conv29{query}", status=200)
-    whole = pair.same("GET", "secret/metadata/conv29?scan=true", status=200)
-    assert whole.body["data"]["keys"] == ["a", "b/c/d", "b/e", "f"]
-    pair.same("SCAN", "secret/metadata/conv29", status=200)
+    for method, query in (("GET", "?scan=true"), ("SCAN", "")):
+        theirs, ours = pair.both(method, f"secret/metadata/conv29{query}")
+        assert ours.body["data"]["keys"] == ["a", "b/c/d", "b/e", "f"]
+        assert sorted(theirs.body["data"]["keys"]) == ours.body["data"]["keys"]  # by depth there
 
 
 def test_conv_30_every_path_has_help(pair: Pair) -> None:
@@ -166,19 +165,20 @@ def test_conv_32_a_name_does_not_end_in_a_slash(pair: Pair) -> None:
 
 
 def test_conv_33_names_are_one_in_any_case_also_for_policies(pair: Pair) -> None:
-    rule = 'path "sys/policies/acl/conv33" { capabilities = ["read", "update", "create"] }'
-    keeper = limited(pair, "conv33", rule)
-    text = {"policy": 'path "y" { capabilities = ["read"] }'}
-    for name in ("conv33", "CONV33", "Conv33"):
-        theirs, ours = pair.both("POST", f"sys/policies/acl/{name}", text, token=keeper)
-        assert ours.status in (204, 403)
-        if theirs.status == 204:
-            assert ours.status == 204, name
-        break
     pair.both("POST", "sys/auth/userpass", {"type": "userpass"})
-    pair.same("POST", "auth/userpass/users/Conv33", {"password": "pw"}, errors=False)
-    pair.same("GET", "auth/userpass/users/CONV33", status=200)
-    pair.same("POST", "auth/userpass/login/cOnV33", {"password": "pw"}, status=200)
+    pair.same("POST", "auth/userpass/users/Conv33", {"password": "pw"}, status=204)
+    rules = (
+        'path "auth/userpass/users/*" { capabilities = ["read"] }\n'
+        'path "auth/userpass/users/conv33" { capabilities = ["deny"] }\n'
+        'path "sys/policies/acl/*" { capabilities = ["read"] }\n'
+        'path "sys/policies/acl/conv33" { capabilities = ["deny"] }'
+    )
+    reader = limited(pair, "conv33", rules)
+    for name in ("conv33", "CONV33", "cOnV33"):
+        pair.same("GET", f"auth/userpass/users/{name}", status=200)
+        pair.same("GET", f"sys/policies/acl/{name}", status=200, ignore={"modified"})
+        for path in (f"auth/userpass/users/{name}", f"sys/policies/acl/{name}"):
+            assert pair.ours.request("GET", path, token=pair.tokens[reader][1]).status == 403, path
 
 
 def test_conv_34_what_is_not_there_is_created_and_what_is_there_updated(pair: Pair) -> None:
@@ -221,8 +221,7 @@ def test_conv_37_deleting_what_is_not_there_is_fine(pair: Pair) -> None:
         ("GET http://elsewhere/v1/sys/seal-status HTTP/1.1\r\nHost: x\r\n", 200),
         ("GET /v1/sys/seal-status HTTP/1.1\r\n", 400),
         (
-            "POST /v1/sys/unseal HTTP/1.1\r\nHost: x\r\n"
-            "Content-Length: 2\r\nContent-Length: 3\r\n",
+            "POST /v1/sys/unseal HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n",
             400,
         ),
     ],
@@ -245,9 +244,9 @@ def test_conv_38_a_connection_carries_many_requests(pair: Pair) -> None:
 
 def test_conv_40_a_token_says_its_type_and_chosen_ones_have_no_dot(pair: Pair) -> None:
     for kind, head in (("service", "s."), ("batch", "b.")):
-        for answer in pair.both("POST", "auth/token/create", {"type": kind, "ttl": "1m"}):
+        for answer in pair.both("POST", "auth/token/create", {"type": kind, "policies": "default"}):
             assert answer.body["auth"]["client_token"].startswith(head)
     chosen = uuid.uuid4().hex
-    made = pair.same("POST", "auth/token/create", {"id": chosen}, status=200)
+    made = pair.same("POST", "auth/token/create", {"id": chosen}, status=200, ignore={"warnings"})
     assert made.body["auth"]["client_token"] == chosen
     pair.same("POST", "auth/token/create", {"id": "conv.40"}, errors=False, status=400)
