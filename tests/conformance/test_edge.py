@@ -50,6 +50,22 @@ def test_conv_23_what_a_body_may_be(pair: Pair, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b'{"ttl":"2m"}', {"Content-Type": "text/plain"}),
+        (b'{"ttl":"2m"}', {}),
+        (b'{"ttl":"1m","ttl":"2m"}', {}),
+        (b"ttl=2m", {"Content-Type": "application/x-www-form-urlencoded"}),
+    ],
+)
+def test_conv_23_a_body_is_an_object_or_a_form(
+    pair: Pair, body: bytes, headers: dict[str, str]
+) -> None:
+    made = pair.same("POST", "auth/token/create", body, headers=headers, status=200)
+    assert made.body["auth"]["lease_duration"] == 120
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "sys//mounts",
@@ -78,10 +94,17 @@ def test_conv_22_headers_of_an_answer(pair: Pair) -> None:
     theirs, ours = pair.both("GET", "sys/mounts")
     for name in ("cache-control", "content-type", "strict-transport-security"):
         assert ours.headers.get(name) == theirs.headers.get(name), name
+    asked = {"Accept-Encoding": "gzip", "Origin": "https://elsewhere"}
+    theirs, ours = pair.both("GET", "sys/mounts", headers=asked)
+    for answer in (theirs, ours):  # neither compressed, nor for other origins, nor numbered
+        assert not {"content-encoding", "x-request-id", "x-vault-request-id"} & answer.headers.keys()
+        assert "access-control-allow-origin" not in answer.headers
+        assert isinstance(answer.body, dict)
 
 
 def test_conv_25_unknown_fields_are_warned_about(pair: Pair) -> None:
     pair.same("POST", "auth/token/create", {"zebra": 1, "ttl": "1h"}, status=200)
+    pair.same("POST", "secret/metadata/conv25", {"zebra": 1, "max_versions": 2}, status=204)
 
 
 def test_conv_21_headers_that_change_nothing(pair: Pair) -> None:
@@ -97,6 +120,7 @@ def test_conv_21_headers_that_change_nothing(pair: Pair) -> None:
 
 def test_conv_16_namespaces_that_do_not_exist(pair: Pair) -> None:
     pair.same("GET", "sys/mounts", headers={"X-Vault-Namespace": "nope"}, errors=False)
+    pair.same("GET", "nope/sys/mounts", errors=False, status=404)
     theirs, ours = pair.both("GET", "sys/mounts", headers={"X-Vault-Namespace": "root"})
     assert theirs.status == ours.status == 200
 

@@ -390,7 +390,7 @@ def test_lookup_answers_every_field_of_the_oracle(world: World) -> None:
     assert world.ask("auth/token/lookup", world.root, token=made.client_token).data == data
 
 
-def test_conv_06_unknown_tokens_are_denied_unknown_accessors_are_bad(world: World) -> None:
+def test_conv_06_and_07_unknown_tokens_are_denied_unknown_accessors_are_bad(world: World) -> None:
     with pytest.raises(PermissionDenied, match="bad token"):
         world.ask("auth/token/lookup", world.root, token="nope")
     bad = "1 error occurred:\n\t* invalid accessor\n\n"
