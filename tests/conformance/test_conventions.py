@@ -70,6 +70,8 @@ def test_conv_04_some_answers_of_sys_repeat_their_data_and_some_have_no_envelope
         ("GET", "sys/mounts", None),
         ("GET", "sys/auth", None),
         ("GET", "sys/policy", None),
+        ("GET", "sys/policy/default", None),
+        ("GET", "sys/audit", None),
         ("GET", "sys/key-status", None),
         ("POST", "sys/capabilities-self", {"path": "secret/x"}),
         ("GET", "sys/ha-status", None),
@@ -79,6 +81,10 @@ def test_conv_04_some_answers_of_sys_repeat_their_data_and_some_have_no_envelope
         assert theirs.body.keys() >= theirs.body["data"].keys(), path
         for name, value in ours.body["data"].items():
             assert ours.body[name] == value, (path, name)
+    pair.both("POST", "sys/mounts/conv04", {"type": "kv"})
+    moved = pair.both("POST", "sys/remount", {"from": "conv04", "to": "conv04-moved"})
+    for answer in moved:
+        assert answer.body["migration_id"] == answer.body["data"]["migration_id"]
     for path in ("sys/init", "sys/health", "sys/seal-status", "sys/leader"):
         theirs, ours = pair.both("GET", path)
         assert "data" not in theirs.body.keys() | ours.body.keys(), path
@@ -129,6 +135,16 @@ def test_conv_07_who_is_not_known_or_not_allowed_is_403(pair: Pair) -> None:
     pair.same("POST", "auth/token/lookup", {"token": "s.none"}, errors=False, status=403)
 
 
+def test_conv_07_who_is_locked_out_is_403_also_with_the_right_password(pair: Pair) -> None:
+    pair.both("POST", "sys/auth/userpass", {"type": "userpass"})
+    pair.both("POST", "auth/userpass/users/conv07", {"password": "right"})
+    for _ in range(5):
+        wrong = {"password": "wrong"}
+        pair.same("POST", "auth/userpass/login/conv07", wrong, token="", errors=False, status=400)
+    right = {"password": "right"}
+    pair.same("POST", "auth/userpass/login/conv07", right, token="", errors=False, status=403)
+
+
 def test_conv_14_clients_find_permission_denied_in_the_message(pair: Pair) -> None:
     ruled_out = pair.same("GET", "sys/mounts", token=a_stranger(pair), status=403)
     assert ruled_out.body == {"errors": [DENIED]}
@@ -139,6 +155,7 @@ def test_conv_14_clients_find_permission_denied_in_the_message(pair: Pair) -> No
 def test_conv_10_too_large_is_413_or_431_and_a_patch_of_another_kind_415(pair: Pair) -> None:
     theirs, ours = pair.both("POST", "secret/data/conv10", b" " * OVER_LIMIT)
     assert ours.status == theirs.status == 413
+    pair.same("POST", "auth/token/tidy", ignore={"warnings"}, status=202)
     pair.same("POST", "secret/data/conv10", {"data": {}}, status=200)
     for kind, status in (
         ("application/merge-patch+json", 200),

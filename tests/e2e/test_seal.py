@@ -105,11 +105,9 @@ def test_a_server_is_initialised_once(tmp_path: Path) -> None:
 
 
 def test_conv_13_a_server_without_keys_is_501_to_health_and_503_to_the_rest(tmp_path: Path) -> None:
-    port = free_port()
-    server = start([f"-config={write_config(tmp_path, port)}"], tmp_path, port)
+    server = fresh(tmp_path)
     client = server.client
     try:
-        until(lambda: client.request("GET", "sys/seal-status").status == 200, server)
         assert client.request("GET", "sys/health").status == 501
         assert client.request("GET", "sys/init").body == {"initialized": False}
         for path in ("sys/mounts", "secret/data/x", "auth/token/lookup-self", "no/such/mount"):
@@ -172,7 +170,9 @@ def test_what_is_no_share_at_all_is_refused_and_not_counted(
 # sealed
 
 
-def test_conv_13_a_sealed_server_answers_503_to_all_but_the_open_endpoints(sealed: Undercroft) -> None:
+def test_conv_13_a_sealed_server_answers_503_to_all_but_the_open_endpoints(
+    sealed: Undercroft,
+) -> None:
     client = sealed.client
     for method, path in (
         ("GET", "secret/data/kept"),

@@ -70,7 +70,9 @@ def test_conv_12_an_index_that_has_not_arrived_yet_is_answered_412_after_a_wait(
     until(lambda: pair.caught_up(), seconds=20)
 
 
-def test_conv_39_without_its_primary_a_secondary_reads_and_refuses_shared_writes(pair: Pair) -> None:
+def test_conv_39_without_its_primary_a_secondary_reads_and_refuses_shared_writes(
+    pair: Pair,
+) -> None:
     with pair.secondary_cut_off():
         until(
             lambda: pair.secondary.request("POST", "secret/data/f", {"data": {}}).status == 503,
