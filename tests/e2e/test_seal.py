@@ -193,7 +193,7 @@ def test_conv_13_a_sealed_server_answers_503_to_all_but_the_open_endpoints(
         ("GET", "sys/no-such-route"),
     ):
         for token in ("", client.token, "s.unknown"):
-            body = {} if method in ("POST", "PUT") else None
+            body: Any = {} if method in ("POST", "PUT") else None
             answer = client.request(method, path, body, token=token)
             assert (answer.status, answer.body) == (503, {"errors": ["Vault is sealed"]}), path
 
