@@ -145,7 +145,7 @@ class LogicalReplication:
         # one connection that polls: a psql for every look would cost more than the replication
         self.subscriber.sql(
             f"DO $$BEGIN WHILE coalesce((SELECT max(id) FROM t), 0) < {last} LOOP "
-            "PERFORM pg_sleep(0.005); END LOOP; END$$"
+            "PERFORM pg_sleep(0.01); END LOOP; END$$"
         )
         took = time.monotonic() - began
         used = processor.seconds(*roots) - used
