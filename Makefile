@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 SIMULATE_SEEDS ?= 10000
 SIMULATE_STEPS ?= 1000
 SIMULATE_FIRST ?= 0
+GUARDS_PARALLEL ?= 2
 
-.PHONY: demo test test-network test-crashes simulate lint bench format lock clean
+.PHONY: demo test test-network test-crashes simulate guards lint bench format lock clean
 
 demo: $(STAMP)
 	$(BIN)/python -m undercroft demo
@@ -30,6 +31,10 @@ test-network: $(STAMP)
 # A hundred rounds of kill -9 on either side under load, twice.
 test-crashes: $(STAMP)
 	REPLICATION_CRASH_ROUNDS=100 $(BIN)/python -m pytest tests/replication/test_crashes.py
+
+# Each guard against a known threat taken out in turn, and its tests seen to fail.
+guards: $(STAMP)
+	$(BIN)/python -m tests.guards -k $(GUARDS_PARALLEL)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
