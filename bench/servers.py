@@ -94,11 +94,13 @@ class Server:
 
 
 def descendants(pid: int) -> list[int]:
+    """The process and all below it that live; some may end while this looks."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children = (task / "children").read_text().split()
-        for child in children:
-            found += descendants(int(child))
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children = (task / "children").read_text().split()
+            for child in children:
+                found += descendants(int(child))
     return found
 
 
