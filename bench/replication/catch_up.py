@@ -104,7 +104,7 @@ def _ours(pair: Pair, commits: int, number: int) -> tuple[float, str]:
 
 async def _write(pair: Pair, commits: int, number: int) -> None:
     server = pair.primary.server
-    connections = [await connect(server.port) for _ in range(2 * CONNECTIONS)]
+    connections = [await connect(server.port) for _ in range(CONNECTIONS)]
     await as_fast_as_possible(
         connections, commits, lambda n: put(server.root_token, f"away/{number}/{n}")
     )

@@ -51,6 +51,14 @@ class LightSink:
     def adopt(self, terms: Terms, alternates: Terms, done: Callable[[], None]) -> None:
         done()
 
+    def unfinished(self) -> bool:
+        return False
+
+    def settled(self) -> None: ...
+
+    def lacks(self) -> tuple[bytes, ...]:
+        return ()
+
     def withhold(self, mounts: tuple[bytes, ...]) -> None: ...
 
     def watch_root(self, seq: int, seen: Callable[[bytes], None]) -> None: ...

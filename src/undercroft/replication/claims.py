@@ -6,6 +6,8 @@ revoked, nor filtered, nor unpromotable, and when its lineage goes on from ours 
 section 3). Anybody may carry it: what proves it is in it.
 """
 
+from typing import Final
+
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -14,9 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from undercroft.errors import InvalidRequest
 from undercroft.replication import authority
-from undercroft.replication.activation import Secondary
+from undercroft.replication.activation import ACTIVE, Secondary
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.role import Credentials
+
+CLAIM_BYTES_MAX: Final = 1 << 20  # thousands of epochs; it is kept in the role, which is read often
+# The number of an epoch has 64 bits, and overruling a claim takes a higher one: it must exist.
+EPOCHS_AHEAD_MAX: Final = 1 << 20
 
 
 class ClaimRefused(InvalidRequest):
@@ -52,6 +58,8 @@ def sign(claim: Claim, credentials: Credentials) -> SignedClaim:
 
 def decode(raw: bytes) -> SignedClaim:
     """Raises ClaimRefused."""
+    if len(raw) > CLAIM_BYTES_MAX:
+        raise ClaimRefused("it is too large")
     try:
         return msgspec.msgpack.decode(raw, type=SignedClaim)
     except msgspec.MsgspecError:
@@ -79,8 +87,10 @@ def verify(
     """
     authority.check_issued(signed.certificate, issuer)
     named = authority.named_by(signed.certificate)
-    if secondary is None or secondary.ticket != named.ticket:
+    if secondary is None or (secondary.id, secondary.ticket) != (named.secondary_id, named.ticket):
         raise ClaimRefused(f"'{named.secondary_id}' is revoked or was never activated")
+    if secondary.state != ACTIVE:  # it has nothing of our data: a stolen token must not fence us
+        raise ClaimRefused(f"'{named.secondary_id}' was never activated")
     if not secondary.promotable:
         raise ClaimRefused(f"'{named.secondary_id}' may not be promoted")
     if filtered:
@@ -94,6 +104,10 @@ def verify(
         raise ClaimRefused("its signature is wrong") from None
     except msgspec.MsgspecError:
         raise ClaimRefused("it does not parse") from None
+    if claim.set_id != known.set_id:
+        raise ClaimRefused("it is of another replication set")
     if not claim.lineage.beats(known):
         raise ClaimRefused("its epoch does not go on from ours, or is no newer")
+    if claim.lineage.current.number > known.current.number + EPOCHS_AHEAD_MAX:
+        raise ClaimRefused("its epoch is too far ahead of ours")
     return claim

@@ -196,6 +196,8 @@ class Serving:
             secondary = activation.find(view, named.secondary_id)
         if secondary is None or secondary.ticket != named.ticket:
             raise Distrusted(f"'{named.secondary_id}' is revoked or was never activated")
+        if secondary.state_at(self._node.clock.wall_ms()) == activation.EXPIRED:
+            raise Distrusted(f"the activation of '{named.secondary_id}' has expired unused")
         return secondary
 
     def _ended(self, link: SessionLink) -> None:
