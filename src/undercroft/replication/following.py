@@ -264,19 +264,27 @@ class Following:
         try:
             reply = await asyncio.wait_for(asked, seconds)
         except TimeoutError:
-            return "refused", 0, "the primary did not stop in time"
+            return self._give_up(session, "the primary did not stop in time")
         if reply is None:
             return "unreachable", 0, "the link broke"
         if not reply.granted:
             return "refused", 0, reply.reason
         last = Position(self._sink.position().epoch, reply.seq, b"")
         if not await self.arrival(last, seconds):
-            return "refused", 0, "the primary's last records did not arrive in time"
+            return self._give_up(session, "the primary's last records did not arrive in time")
         if session.ended:
             return "refused", 0, "the link broke"
         # Whoever shows itself without an epoch after a grant must open none (`moves.may_open`).
         self._held_until = time.monotonic() + HOLD_SECONDS
         return "ready", reply.seq, ""
+
+    def _give_up(self, session: SecondarySession, reason: str) -> tuple[str, int, str]:
+        """The primary may have stopped for us, now or a moment later: it goes on writing only when
+        a new session shows that we have opened no epoch.
+        """
+        session.end("handover", reason)
+        self.flush()
+        return "refused", 0, reason
 
     # secondary.Host
 
