@@ -27,10 +27,13 @@ def table(rows: Iterable[tuple[str, str]], head: tuple[str, ...] = ("Key", "Valu
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Any number of columns below a head."""
-    lines = [tuple(head), tuple("-" * len(name) for name in head), *map(tuple, rows)]
-    widths = [max(len(safe(cell)) for cell in cells) for cells in zip(*lines, strict=True)]
+    lines = [
+        tuple(safe(text).replace("\n", " ") for text in line)
+        for line in (head, ["-" * len(name) for name in head], *rows)
+    ]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     return "\n".join(
-        "    ".join(f"{safe(c):<{w}}" for c, w in zip(line, widths, strict=True)).rstrip()
+        "    ".join(f"{text:<{w}}" for text, w in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
 

@@ -34,7 +34,9 @@ def demote(values: argparse.Namespace) -> int:
     if not values.yes:
         confirm(_demotion(client), values)
     answer = client.call("POST", f"{PRIMARY}/demote", {})
-    done = "This cluster is a secondary now and follows nobody. Promote another, then update-primary here."
+    done = (
+        "This cluster is a secondary and follows nobody: promote another, then update-primary here."
+    )
     return show_done(answer.body, done, values.format)
 
 
