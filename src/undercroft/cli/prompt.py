@@ -3,8 +3,13 @@
 import argparse
 import getpass
 import sys
+import textwrap
+from typing import Final
 
 from undercroft.cli.failure import CommandError, UsageError, safe
+
+
+_COLUMNS: Final = 90
 
 
 def secret(title: str, values: argparse.Namespace, *, instead: str) -> str:
@@ -24,12 +29,13 @@ def confirm(consequences: str, values: argparse.Namespace) -> None:
     """
     if values.yes:
         return
+    told = "\n".join(textwrap.fill(line, _COLUMNS) for line in consequences.splitlines())
     if values.non_interactive or not sys.stdin.isatty():
         raise UsageError(
             "this needs a yes, and there is no terminal to ask for it; nothing was done",
-            hint=f"{consequences}\n-yes goes on without asking",
+            hint=f"{told}\n-yes goes on without asking",
         )
-    print(safe(f"{consequences}\nType yes to go on: "), end="", file=sys.stderr, flush=True)
+    print(safe(f"{told}\nType yes to go on: "), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != "yes":
         raise CommandError("not confirmed; nothing was done")
 

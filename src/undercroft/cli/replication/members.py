@@ -46,7 +46,7 @@ def number(value: Any) -> int | None:
 
 
 def members(status: Mapping[str, Any]) -> list[Member]:
-    """This cluster first, then those that it talks to. A cluster that does not replicate has none."""
+    """This cluster first, then those that it talks to; none where nothing is replicated."""
     mode = status.get("mode")
     if mode == "primary":
         return [_this_primary(status), *_secondaries(status)]
