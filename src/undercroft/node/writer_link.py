@@ -108,11 +108,14 @@ class ChangeLink(asyncio.Protocol):
         changes, self._changes = self._changes, {}
         calls, self._calls = self._calls, {}
         failure = failure_of(Internal("the writer stopped: the outcome is unknown"))
-        waiting = [
-            *(partial(done, Done(n, START, failure="the writer stopped")) for n, done in changes.items()),
+        waiting: list[Callable[[], None]] = [
+            *(
+                partial(done, Done(n, START, failure="the writer stopped"))
+                for n, done in changes.items()
+            ),
             *(partial(done, Answer(n, error=failure)) for n, done in calls.items()),
         ]
-        for tell in (self._listener.on_writer_lost, *waiting):
+        for tell in [self._listener.on_writer_lost, *waiting]:
             try:
                 tell()
             except Exception as failed:

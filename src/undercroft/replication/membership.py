@@ -188,8 +188,9 @@ def promote(
             authority=own.certificate,
             opened_ms=now_ms,
         )
-        claim = msgspec.msgpack.encode(claims.sign(made, upstream.credentials))
-        announcements = (Announcement(upstream.addresses, upstream.credentials),)
+        theirs = claims.decode(role.claim) if role.claim else None
+        claim = msgspec.msgpack.encode(claims.sign(made, upstream.credentials, theirs))
+        announcements += (Announcement(upstream.addresses, upstream.credentials),)
     write_role(
         tx,
         Role(
@@ -233,7 +234,9 @@ def fence_by(tx: Transaction, signed: bytes, now_ms: int) -> None:
     if role.mode != PRIMARY or lineage is None or own is None:
         return
     parsed = claims.decode(signed)
-    secondary_id = claims.claimant_of(parsed)
+    if role.fence is not None and role.claim == signed:
+        return
+    secondary_id = claims.secondary_of(parsed, own.certificate)
     claim = claims.verify(
         parsed,
         own.certificate,

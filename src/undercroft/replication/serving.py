@@ -393,7 +393,7 @@ class Serving:
         session.certified(issued, made.certificate)
 
     def _link_of(self, session: PrimarySession) -> SessionLink:
-        return self._by_session[session]
+        return next(link for link in self._links if link.session is session)
 
 
 def _streams(link: SessionLink) -> bool:
