@@ -8,7 +8,6 @@ from typing import Final
 
 from undercroft.cli.failure import CommandError, UsageError, safe
 
-
 _COLUMNS: Final = 90
 
 
