@@ -42,13 +42,13 @@ def _consequences(mode: str, status: Mapping[str, Any], address: str) -> str:
     if mode == "secondary":
         return (
             f"{address} leaves the set and stands alone with the data it has. To come back it must "
-            "be enabled again,\nwhich wipes it. The primary goes on listing it until it is revoked "
+            "be enabled again, which wipes it. The primary goes on listing it until it is revoked "
             "there."
         )
     connected = ", ".join(connected_ids(status)) or "none"
     known = ", ".join(str(known) for known in status.get("known_secondaries") or ()) or "none"
     return (
         f"The whole replication set of {address} ends. Every secondary is cut off and must be "
-        f"wiped to follow\na primary again (connected: {connected}; known: {known}). Path filters "
-        "and issued tokens are deleted.\nThis cluster keeps its data."
+        f"wiped to follow a primary again (connected: {connected}; known: {known}). Path filters "
+        "and issued tokens are deleted. This cluster keeps its data."
     )

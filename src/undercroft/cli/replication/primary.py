@@ -34,18 +34,16 @@ def demote(values: argparse.Namespace) -> int:
     if not values.yes:
         confirm(_demotion(client), values)
     answer = client.call("POST", f"{PRIMARY}/demote", {})
-    done = (
-        "This cluster is a secondary and follows nobody: promote another, then update-primary here."
-    )
+    done = "This cluster is a secondary and follows nobody. Promote another one now."
     return show_done(answer.body, done, values.format)
 
 
 def _demotion(client: Client) -> str:
     connected = connected_ids(fetch_status(client))
     return (
-        f"{client.address} stops taking writes to shared data, and so does the whole set, until a "
-        "secondary is\npromoted. Its secondaries are disconnected"
-        f" ({', '.join(connected) or 'none is connected'}). It keeps its data."
+        f"{client.address} stops taking writes to shared data, and so does the whole set, until "
+        "a secondary is promoted. Its secondaries are disconnected "
+        f"({', '.join(connected) or 'none is connected'}). It keeps its data."
     )
 
 
@@ -53,8 +51,8 @@ def revoke(values: argparse.Namespace) -> int:
     secondary_id = checked_id(values.arguments[0])
     confirm(
         f"The secondary {secondary_id} is disconnected at once and cannot come back without a new "
-        "token. It goes on\nserving what it has, but takes no writes to shared data. Its path "
-        "filter is forgotten. If it was this\nsecondary that fenced the primary, the fence is "
+        "token. It goes on serving what it has, but takes no writes to shared data. Its path "
+        "filter is forgotten. If it was this secondary that fenced the primary, the fence is "
         "lifted and its promotion overruled.",
         values,
     )

@@ -26,10 +26,10 @@ def generate_public_key(values: argparse.Namespace) -> int:
 def enable(values: argparse.Namespace) -> int:
     client, trust = client_from(values), _trust(values)
     confirm(
-        f"All data of {client.address} is wiped and replaced by a copy of the primary's: secrets, "
-        "mounts, policies,\nusers. Every token and lease of it ends, the one used now too. Until the "
-        "copy is complete it answers\nnothing but its status. Its seal and its unseal (or recovery) "
-        "keys stay as they are.",
+        f"All data of {client.address} is wiped and replaced by a copy of the primary's: "
+        "secrets, mounts, policies, users. Every token and lease of it ends, the one used now "
+        "too. Until the copy is complete it answers nothing but its status. Its seal and its "
+        "unseal (or recovery) keys stay as they are.",
         values,
     )
     token = argument_or_secret("Activation token", values)
@@ -87,19 +87,19 @@ def _promotion(client: Client, *, force: bool) -> str:
     if not status.get("secondary_id"):
         told = (
             f"{client.address} becomes a primary of its own. It follows nobody now, so no other "
-            "cluster is told or stopped:\nif one is still primary, there are two, and what one of "
+            "cluster is told or stopped: if one is still primary, there are two, and what one of "
             "them writes will be set aside later."
         )
     elif status.get("connection_state") == "ready":
         told = (
             f"{client.address} takes over: the present primary stops taking writes and is fenced, "
-            "its last records arrive,\nand a new epoch begins here."
+            "its last records arrive, and a new epoch begins here."
         )
     else:
         told = (
-            f"{client.address} takes over although the present primary is out of reach. Writes that "
-            "have not arrived here\nare missing from now on; they are set aside when the old primary "
-            "comes back, which is then fenced."
+            f"{client.address} takes over although the present primary is out of reach. Writes "
+            "that have not arrived here are missing from now on; they are set aside when the old "
+            "primary comes back, which is then fenced."
         )
     for this in members(status)[:1]:
         told += f"\nIt is behind by: {words.lag(this.lag_records, this.lag_ms)}."
