@@ -65,9 +65,7 @@ def test_conv_11_json_beyond_its_limits_is_refused_before_who_asks_is_known(
     pair: Pair, body: str
 ) -> None:
     for token in ("", "root"):  # 403 without a token if that came first
-        pair.same(
-            "POST", "sys/wrapping/wrap", body.encode(), token=token, errors=False, status=400
-        )
+        pair.same("POST", "sys/wrapping/wrap", body.encode(), token=token, errors=False, status=400)
 
 
 def test_conv_15_of_two_token_headers_the_first_counts(pair: Pair) -> None:
