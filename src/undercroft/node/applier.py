@@ -54,6 +54,8 @@ class Applier:
             changes.Announced: self._announced,
             changes.BeginComparison: self._begin,
             changes.KeepClaim: self._keep_claim,
+            changes.Settled: self._settled,
+            changes.Submitted: self._submitted,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -99,10 +101,16 @@ class Applier:
         return batch.accept_entries(change.entries, own)
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
-        role = self._copying(tx)
+        self._copying(tx)
         batch.accept_jump(change.position)
-        if role.comparing or role.submits:
-            write_role(tx, msgspec.structs.replace(role, comparing=False, submits=False))
+        return 0
+
+    def _settled(self, batch: Batch, tx: Transaction, change: changes.Settled) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), comparing=False))
+        return 0
+
+    def _submitted(self, batch: Batch, tx: Transaction, change: changes.Submitted) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), submits=False))
         return 0
 
     def _keep_claim(self, batch: Batch, tx: Transaction, change: changes.KeepClaim) -> int:
