@@ -244,7 +244,9 @@ def test_threat_id_01_root_comes_by_no_role_and_no_spelling(world: World, name: 
     mount = world.mounts["auth/userpass/"]
     for auth in (Auth(policies=[name]), Auth(policies=[name], ttl_seconds=60)):
         with pytest.raises(InvalidRequest):
-            world.change(lambda tx, a=auth: world.tokens.issue(tx, a, mount, world.now_ms, path="x"))
+            world.change(
+                lambda tx, a=auth: world.tokens.issue(tx, a, mount, world.now_ms, path="x")
+            )
 
 
 # roles

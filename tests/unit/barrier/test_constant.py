@@ -103,7 +103,8 @@ def test_the_check_sees_a_plain_comparison(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["same(attempt.nonce, sent)", "nonce == ''", "len(share) == 33", "token != token.strip()"]
+    "text",
+    ["same(attempt.nonce, sent)", "nonce == ''", "len(share) == 33", "token != token.strip()"],
 )
 def test_the_check_lets_others_be(text: str) -> None:
     assert list(comparisons(ast.parse(text))) == []
