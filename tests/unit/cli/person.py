@@ -67,28 +67,19 @@ def at_terminal(*words: str, address: str, home: Path) -> Iterator[Person]:
         "COLUMNS": "120",
         "LINES": "40",
     }
+    # the first terminal that the leader of a session opens becomes the one whose Ctrl-C it gets
+    opening = 'exec <>"$0" >&0 2>&0; exec "$@"'
     process = subprocess.Popen(
-        [sys.executable, "-m", "undercroft", *words],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
+        ["sh", "-c", opening, os.ttyname(slave), sys.executable, "-m", "undercroft", *words],
+        stdin=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,
-        preexec_fn=_control,
     )
-    os.close(slave)
     try:
         yield Person(process, master)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
+        os.close(slave)
         os.close(master)
-
-
-def _control() -> None:
-    """Standard input becomes the controlling terminal, so that Ctrl-C is one."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

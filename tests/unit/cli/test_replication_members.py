@@ -11,6 +11,8 @@ from undercroft.cli.replication.members import Estimate, Member, Progress, Rates
 from undercroft.cli.replication.watch import View
 
 NOON = datetime(2031, 4, 2, 12)
+QUARTER = "[######------------------]  25 %  50 of 200 entries"
+COUNTED = Member("a", "s", records=100, bytes=1000)
 
 
 def test_a_primary_lists_itself_its_secondaries_and_those_never_seen() -> None:
@@ -50,16 +52,16 @@ def test_a_detached_secondary_is_alone_and_its_lag_unknown() -> None:
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
-        (Member("a", "s", records=100, bytes=1000), Member("a", "s", records=140, bytes=5000), (20.0, 2000.0)),
+        (COUNTED, Member("a", "s", records=140, bytes=5000), (20.0, 2000.0)),
         # without counters the position tells
         (Member("a", "s", position=100), Member("a", "s", position=140), (20.0, None)),
         # a comparison moves the position by more than was sent
         (Member("a", "merkle-sync", position=0), Member("a", "s", position=900), (None, None)),
         # a new session counts from nothing
-        (Member("a", "s", records=100, bytes=9), Member("a", "s", records=2, bytes=1), (None, None)),
+        (COUNTED, Member("a", "s", records=2, bytes=1), (None, None)),
         (None, Member("a", "s", records=2, bytes=1), (None, None)),
     ],
-)  # fmt: skip
+)
 def test_throughput_is_what_went_by_between_two_looks(
     before: Member | None, now: Member, expected: tuple[float | None, float | None]
 ) -> None:
@@ -85,12 +87,12 @@ def test_another_comparison_has_an_estimate_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("of", "left", "text"),
     [
-        (Progress(50, 200), None, "[######------------------]  25 %  50 of 200 entries"),
-        (Progress(50, 200), 12.3, "[######------------------]  25 %  50 of 200 entries, about 12s left"),
+        (Progress(50, 200), None, QUARTER),
+        (Progress(50, 200), 12.3, f"{QUARTER}, about 12s left"),
         (Progress(9, 9), None, "[########################] 100 %  9 of 9 entries"),
         (Progress(0, 0), None, "counting entries"),
     ],
-)  # fmt: skip
+)
 def test_progress_as_a_bar(of: Progress, left: float | None, text: str) -> None:
     assert words.progress(of, left) == text
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,44 +140,55 @@ def test_lines_too_long_for_the_terminal_are_cut_so_that_they_can_be_redrawn(
         assert "x" * 120 not in person.shown
 
 
-@pytest.fixture
-def piped(contract: Contract, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@contextmanager
+def piped(contract: Contract, *words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "undercroft", "replication", "watch", "-interval=0.1"],
+        [sys.executable, "-m", "undercroft", "replication", "watch", "-interval=0.1", *words],
         env={"PYTHONPATH": str(ROOT / "src"), "VAULT_ADDR": contract.address, "HOME": "/"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    yield process
-    process.kill()
-    process.communicate(timeout=SECONDS)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=SECONDS)
 
 
-def test_into_a_pipe_the_watch_prints_a_block_per_look(
-    contract: Contract, piped: subprocess.Popen[str]
-) -> None:
+def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
+def test_into_a_pipe_the_watch_prints_a_block_per_look(contract: Contract) -> None:
     contract.status(primary(), primary(last_performance_wal=90500))
-    assert piped.stdout is not None
-    lines = [piped.stdout.readline() for _ in range(14)]
-    piped.send_signal(signal.SIGINT)
-    rest, errors = piped.communicate(timeout=SECONDS)
-    assert (piped.returncode, errors) == (0, "")
+    with piped(contract) as process:
+        lines = lines_of(process, 14)
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
     assert "\x1b" not in "".join(lines) + rest
     assert lines[6] == "\n"
     assert lines[4].split() == ["osaka", "stream-wals", "12", "180", "-", "-"]
     assert lines[11].split()[:4] == ["osaka", "stream-wals", "95", "180"]
 
 
-def test_a_watch_outlives_a_server_that_is_away(
-    contract: Contract, piped: subprocess.Popen[str]
-) -> None:
+def test_a_watch_outlives_a_server_that_is_away(contract: Contract) -> None:
     sealed = Reply(status=503, errors=("Vault is sealed",))
     contract.play(f"GET {STATUS}", Reply(primary()), sealed, Reply(primary()))
-    assert piped.stdout is not None
-    lines = [piped.stdout.readline() for _ in range(12)]
+    with piped(contract) as process:
+        lines = lines_of(process, 12)
     assert lines[7].startswith("no answer: the server answers 503: Vault is sealed")
     assert lines[9].endswith("primary\n")
+
+
+def test_a_watch_as_json_prints_the_servers_status_at_each_look(contract: Contract) -> None:
+    contract.status(detached())
+    length = len(json.dumps(detached(), indent=2).splitlines())
+    with piped(contract, "-format=json") as process:
+        looks = [json.loads("".join(lines_of(process, length))) for _ in range(2)]
+    assert looks == [detached(), detached()]
 
 
 @pytest.mark.parametrize("interval", ["x", "0", "nan", "-1"])
