@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,6 +81,12 @@ def playing() -> Iterator[Contract]:
     contract = Contract()
 
     class Handler(BaseHTTPRequestHandler):
+        def __getattr__(self, name: str) -> Callable[[], None]:
+            """`do_GET` and its like."""
+            if name.startswith("do_"):
+                return self._reply
+            raise AttributeError(name)
+
         def _reply(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
@@ -94,8 +100,6 @@ def playing() -> Iterator[Contract]:
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
-
-        do_GET = do_POST = do_PUT = do_DELETE = _reply  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
