@@ -21,7 +21,7 @@ from undercroft.replication.role import (
     read_role,
     write_role,
 )
-from undercroft.request.mounts import mount_id_of
+from undercroft.request.mounts import Mount, mount_id_of
 from undercroft.request.work import enqueue_purge
 from undercroft.storage.batch import Batch
 from undercroft.storage.keys import SHARED, SYSTEM
@@ -90,14 +90,21 @@ class Applier:
     def _follow_mounts(self, tx: Transaction, record: SharedRecord) -> None:
         for kind, _, key, _, _ in operations_of(record.body):
             if kind == DELETE and key.startswith(_MOUNTS):
-                enqueue_purge(tx, mount_id_of(key))
+                self._unmount(tx, key)
+
+    def _unmount(self, tx: Transaction, key: bytes) -> None:
+        """The mount's local data goes, and the tokens that came by it: both are this cluster's."""
+        mount = tx.read(key, Mount)
+        enqueue_purge(tx, mount_id_of(key))
+        if mount is not None and mount.auth:
+            self._services.tokens.revoke_mount(tx, mount.id)
 
     def _entries(self, batch: Batch, tx: Transaction, change: changes.StoreEntries) -> int:
         self._copying(tx)
         own = batch.transaction()
         for key, record in change.entries:
             if record is None and key.startswith(_MOUNTS):
-                enqueue_purge(own, mount_id_of(key))
+                self._unmount(own, key)
         return batch.accept_entries(change.entries, own)
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:

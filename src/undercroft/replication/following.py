@@ -52,13 +52,16 @@ async def dial(
     loop = asyncio.get_running_loop()
     context = authority.client_context(credentials)
     async with asyncio.timeout(CONNECT_SECONDS):
-        _, link = await loop.create_connection(
+        transport, link = await loop.create_connection(
             lambda: SessionLink(make, on_end),
             host.strip("[]"),
             int(port),
             ssl=context,
             server_hostname=authority.server_name(set_id),
         )
+    if transport.get_extra_info("ssl_object").selected_alpn_protocol() != frames.ALPN:
+        transport.abort()
+        raise ConnectionRefusedError("it is no cluster port")
     return link
 
 

@@ -95,7 +95,7 @@ def playing() -> Iterator[Contract]:
             self.end_headers()
             self.wfile.write(payload)
 
-        do_GET = do_POST = do_PUT = do_DELETE = _reply
+        do_GET = do_POST = do_PUT = do_DELETE = _reply  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
