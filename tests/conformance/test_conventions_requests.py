@@ -81,13 +81,14 @@ def test_conv_19_the_header_of_official_clients_is_not_needed(pair: Pair) -> Non
         assert ours.status == theirs.status == 200
 
 
-@pytest.mark.parametrize("path", ["cubbyhole/conv24", "secret/data/conv24"])
+@pytest.mark.parametrize("path", ["conv24/n", "secret/data/conv24"])
 def test_conv_24_numbers_come_back_as_they_were_written(pair: Pair, path: str) -> None:
+    pair.both("POST", "sys/mounts/conv24", {"type": "kv"})
     numbers = '{"data":{"n":[1.0,1e3,12345678901234567890123,1.50,-0,0.1e-7]}}'
     assert [answer.status < 300 for answer in raw(pair, post(path, numbers))] == [True, True]
     theirs, ours = raw(pair, get(f"/v1/{path}"))
     assert numbers[:-1].encode() in ours.body
-    if path.startswith("cubbyhole"):  # KV version 2 of OpenBao makes floats of them
+    if path == "conv24/n":  # KV version 2 of OpenBao makes floats of them
         assert numbers[:-1].encode() in theirs.body
 
 
