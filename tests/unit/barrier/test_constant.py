@@ -43,8 +43,8 @@ def test_text_and_bytes_compare(a: str | bytes, b: str | bytes, equal: bool) -> 
     assert same(a, b) is equal
 
 
-def name_of(side: ast.expr) -> str:
-    """What a side of a comparison is called: `a.nonce[:4]`, `nonce.encode()`, `nonce()`: nonce."""
+def held(side: ast.expr) -> ast.expr:
+    """What a side of a comparison is made of: `a.nonce` of `a.nonce[:4]` and `a.nonce.encode()`."""
     while True:
         match side:
             case ast.Subscript(value=inner) | ast.Call(func=ast.Attribute(value=inner)):
@@ -52,7 +52,7 @@ def name_of(side: ast.expr) -> str:
             case ast.Call(func=inner):
                 side = inner
             case _:
-                return getattr(side, "id", getattr(side, "attr", ""))
+                return side
 
 
 def comparisons(tree: ast.AST) -> Iterator[str]:
@@ -62,10 +62,10 @@ def comparisons(tree: ast.AST) -> Iterator[str]:
             node.ops[0], ast.Eq | ast.NotEq | ast.In | ast.NotIn
         ):
             sides = (node.left, *node.comparators)
-            names = [name_of(side) for side in sides]
-            itself = len(set(names)) == 1  # `token_id != token_id.strip()`
+            names = {getattr(held(side), "id", getattr(held(side), "attr", "")) for side in sides}
+            itself = len({ast.unparse(held(side)) for side in sides}) == 1  # `otp != otp.strip()`
             constant = any(isinstance(side, ast.Constant) for side in sides)
-            if SECRETS & set(names) and not itself and not constant:
+            if SECRETS & names and not itself and not constant:
                 yield ast.unparse(node)
 
 
@@ -91,6 +91,7 @@ def test_threat_tok_17_the_helper_alone_knows_how() -> None:
     "text",
     [
         "attempt.nonce == sent",
+        "attempt.nonce == nonce",
         "sent != attempt.nonce",
         "nonce[:4] == sent",
         "password.encode() == sent",
