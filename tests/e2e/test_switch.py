@@ -201,7 +201,7 @@ def test_every_worker_serves_the_new_store_on_the_connections_it_had(tmp_path: P
         mount_kv(server, "late")
         raise_generation(server, data, staged)
         writer = server.children()["writer"]
-        workers = {name: pid for name, pid in server.children().items() if name != "writer"}
+        workers = {n: pid for n, pid in server.children().items() if n.startswith("worker")}
         with a_line_to_every_worker(server) as lines:
             assert {line.value("a") for line in lines} == {"after"}
             assert lines[0].ask("GET", "late/config")[0] == 200

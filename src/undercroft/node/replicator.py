@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +46,7 @@ log = get_logger("replicator")
 
 _REPORT_SECONDS: Final = 0.05  # at most so often
 _TICK_SECONDS: Final = 1.0
+_COPYING_NICE: Final = 10
 _FENCED_ABOVE: Final = "the primary's epoch is over: use update-primary with a token of the new one"
 
 
@@ -61,9 +62,8 @@ class Replicator:
         sockets: Sequence[socket.socket],
         *,
         store_name: str,
-        open_store: Callable[[str], Store],
     ) -> None:
-        """`sockets` are the cluster port's; `open_store` opens a store of the node by its name."""
+        """`sockets` are the cluster port's; `store_name` is `location.name_of` the store."""
         self.store = store
         self.services = services
         self.clock: Clock = SystemClock()
@@ -71,7 +71,6 @@ class Replicator:
         self.role = Role()
         self._directory = directory
         self._sockets = sockets
-        self._open_store = open_store
         self._state: LiveSink | None = None
         self._generation = -1
         self._serving: Serving | None = None
@@ -82,7 +81,6 @@ class Replicator:
         self._reporting = False
         self._store_name = store_name
         self._copied = False
-        self._left_secrets: list[bytes] = []  # of a store left behind, to be overwritten at a seal
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -104,7 +102,8 @@ class Replicator:
     def on_state(self, frame: State) -> None:
         self.services.state = frame.state
         if frame.store != self._store_name:
-            self._reopen(frame.store)
+            log.info("the node has switched stores: beginning anew", store=frame.store)
+            os._exit(0)  # and with the priority that copying gave up
         if frame.keyring:
             self.store.set_keyring(Keyring.deserialize(frame.keyring))
             self.services.audit.activate()
@@ -114,8 +113,6 @@ class Replicator:
             self._look()
             return
         secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
-        secrets += self._left_secrets
-        self._left_secrets = []
         self._stop_services()
         self._state = None
         self.role = Role()
@@ -125,23 +122,6 @@ class Replicator:
         self.services.policies.forget()
         scrub(secrets)
         self.link.dropped(frame.serial)
-
-    def _reopen(self, name: str) -> None:
-        """The node has switched to another store."""
-        self._stop_services()
-        if self.store.keyring is not None:
-            self._left_secrets += self.store.keyring.secrets()
-        try:
-            self.store = self._open_store(name)
-        except UndercroftError as error:
-            log.error("cannot open the new store", error=error.message, hint=error.hint)
-            os._exit(1)  # the next process finds its store by itself
-        self._store_name = name
-        self._copied = False
-        self._state = None
-        self.services.audit.forget()
-        self.services.mounts.forget()
-        self.services.policies.forget()
 
     def on_committed(self) -> None:
         if self._state is None:
@@ -260,6 +240,7 @@ class Replicator:
             if copying:
                 retention = Retention(records=1, bytes=1 << 20)
                 copy = CopySink(stage(self._directory), retention)
+                os.nice(_COPYING_NICE)  # until the switch, when another process takes over
             self._following = Following(self, wanted, copy)
 
     def _refresh_announcing(self, role: Role) -> None:

@@ -308,9 +308,7 @@ async def _replicator(node: Node) -> None:
         node.directory,
         node.cluster_sockets,
         store_name=name_of(node.directory, Path(store.env.path())),
-        open_store=partial(_open_named, node),
     )
-    del store  # the replicator may go on to another one
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, node, services)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(

@@ -21,6 +21,7 @@ from undercroft.storage.wal import LOCAL_RECORD, Position, SharedRecord, leaf_ch
 
 FRAME_BYTES: Final = 256 << 10  # of a frame of records or entries
 FRAME_RECORDS: Final = 1000
+_RECENT_MAX: Final = 8  # frames of records kept for other secondaries
 _WALK: Final = 4000  # entries looked at in a slice of a walk: some milliseconds
 
 
@@ -29,6 +30,7 @@ class StoreState:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
         self._load()
 
@@ -41,6 +43,7 @@ class StoreState:
 
     def advance(self, limit: int = 1 << 30) -> bool:
         """Follow the log, `limit` records at most. Answers whether there is more."""
+        self._recent.clear()
         store = self.store
         with store.snapshot() as view:
             extent = log.load_extent(view.txn, store.meta)
@@ -155,7 +158,18 @@ class StoreState:
     # ports.Source
 
     def records(self, after: Position) -> list[SharedRecord]:
-        """Up to `position`: what came later may need key terms that are not known here yet."""
+        """Up to `position`: what came later may need key terms that are not known here yet.
+
+        Secondaries that keep up ask for the same: it is read once.
+        """
+        known = self._recent.get(after)
+        if known is None:
+            if len(self._recent) >= _RECENT_MAX:
+                self._recent.clear()
+            known = self._recent[after] = self._read_records(after)
+        return known
+
+    def _read_records(self, after: Position) -> list[SharedRecord]:
         found: list[SharedRecord] = []
         size = 0
         for _, record in self.store.shared_log(after):

@@ -135,27 +135,41 @@ class PrimarySession:
             self._send_heartbeat(now)
 
     def committed(self) -> None:
-        """The log has grown, or the secondary has room again."""
+        """The log has grown, or the secondary has room again: what follows goes with `work`."""
+        self._ship()
+
+    def _ship(self) -> bool:
+        """One frame of records, so that the other side works while the next is read.
+
+        Answers whether there may be more.
+        """
+        if not self.streaming or self.ended or not self._has_room():
+            return False
         try:
-            while self.streaming and not self.ended and self._has_room():
-                batch = _whole(self.source.records(self._sent))
-                if not batch:
-                    return
+            batch = _whole(self.source.records(self._sent))
+            if batch:
                 self._send_bulk(frames.Records([self._visible(record) for record in batch]))
                 self._sent = batch[-1].position
                 self.records_sent += len(batch)
+                return True
         except Trimmed:
             self.end("trimmed", "the log no longer reaches back so far: compare states")
         except Foreign:
             self.end("foreign", "the history has changed under the session")
+        return False
 
     def work(self) -> bool:
-        """A slice of what was asked and takes long. Answers whether there is more to do now."""
-        if self.ended or not self._jobs or not self._has_room():
+        """A slice of what was asked and takes long, or a frame of the log.
+
+        Answers whether there is more to do now.
+        """
+        if self.ended or not self._has_room():
             return False
+        if not self._jobs:
+            return self._ship()
         if next(self._jobs[0], self) is self:
             self._jobs.popleft()
-        return bool(self._jobs) and self._has_room()
+        return self._has_room() and (bool(self._jobs) or self.streaming)
 
     def take_output(self) -> bytes:
         out = b"".join(self._out)
