@@ -1,4 +1,4 @@
-"""What cannot be undone is told in plain words and done only after a yes; long changes are waited for."""
+"""What cannot be undone is told in plain words and needs a yes; what takes long is waited for."""
 
 import time
 from collections.abc import Iterator

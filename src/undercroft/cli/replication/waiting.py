@@ -108,12 +108,12 @@ def _kind(status: Mapping[str, Any]) -> str:
 
 
 def _line(status: Mapping[str, Any], estimate: Estimate) -> str:
-    mode, state = str(status.get("mode")), str(status.get("state") or "")
-    parts = [words.role(mode)]
-    parts += [words.state(state)] if state else []
-    reason = status.get("state_reason")
-    parts += [str(reason)] if reason else []
+    """What matters most comes first, since a terminal may cut the rest off."""
+    parts = []
     for member in members(status)[:1]:
         left = estimate.seconds_left(member.progress, time.monotonic())
         parts += [words.progress(member.progress, left)] if member.progress else []
+    parts += [str(status["state_reason"])] if status.get("state_reason") else []
+    parts.append(words.role(str(status.get("mode"))))
+    parts += [words.state(str(status["state"]))] if status.get("state") else []
     return "; ".join(parts)
