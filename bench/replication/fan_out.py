@@ -5,7 +5,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.replication import light
+from bench.replication import light, processor
 from bench.replication.clusters import Cluster, cluster, wait_for
 from bench.replication.lag import CONNECTIONS, put
 from bench.replication.paced import Served, at_rate, connect
@@ -19,16 +19,27 @@ def fan_out(root: Path, secondaries: int, per_second: int, seconds: int, rounds:
     """Alternating rounds: nobody follows, all follow."""
     alone: list[Served] = []
     fed: list[Served] = []
+    used: list[float] = []  # µs of the primary's processor time, for each write
+    count = per_second * seconds
     with cluster(root / "primary") as primary:
         primary.enable_primary()
         grants = light.activated(primary, secondaries)
         uvloop.run(_writes(primary, per_second, _WARM_UP))
         for _ in range(rounds):
-            alone.append(uvloop.run(_writes(primary, per_second, per_second * seconds)))
+            pid = primary.server.process.pid
+            before = processor.seconds(pid)
+            alone.append(uvloop.run(_writes(primary, per_second, count)))
+            between = processor.seconds(pid)
             with light.following(grants):
-                fed.append(uvloop.run(_writes(primary, per_second, per_second * seconds)))
+                fed.append(uvloop.run(_writes(primary, per_second, count)))
                 wait_for(lambda: _all_level(primary, secondaries), "all secondaries' last record")
-    return [_row(share, alone, fed, secondaries, per_second) for share in (0.5, 0.99)]
+                after = processor.seconds(pid)
+            used.append((after - 2 * between + before) / count * 1e6)
+    cost = Row(
+        f"processor time at the primary to feed {secondaries} secondaries",
+        f"{statistics.median(used):,.0f} µs a write",
+    )
+    return [_row(share, alone, fed, secondaries, per_second) for share in (0.5, 0.99)] + [cost]
 
 
 def _row(share: float, alone: list[Served], fed: list[Served], count: int, per_second: int) -> Row:

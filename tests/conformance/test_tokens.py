@@ -88,9 +88,13 @@ def test_without_sudo_policies_stay_within_the_parents(pair: Pair) -> None:
 
 
 def test_threat_acl_09_a_parent_without_default_gets_no_default_child(pair: Pair) -> None:
-    made(pair, "bare", {"policies": ["plain"], "no_default_policy": True})
-    pair.same("POST", "auth/token/create", {}, token="bare")
-    pair.same("POST", "auth/token/create", {"policies": ["default"]}, token="bare", errors=False)
+    text = 'path "auth/token/create" { capabilities = ["create", "update"] }'
+    pair.same("POST", "sys/policies/acl/maker", {"policy": text})
+    made(pair, "bare", {"policies": ["maker"], "no_default_policy": True})
+    child = pair.same("POST", "auth/token/create", {}, token="bare", status=200)
+    assert child.body["auth"]["policies"] == ["maker"]
+    more = {"policies": ["maker", "default"]}
+    pair.same("POST", "auth/token/create", more, token="bare", status=400, errors=False)
 
 
 def test_a_token_is_found_by_its_accessor(pair: Pair) -> None:

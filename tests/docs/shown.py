@@ -4,8 +4,8 @@ A block of commands stands behind a mark, an HTML comment on the line before it:
 
 - `<!-- run: dev -->`: against a development server of the page, root token in the environment.
 - `<!-- run: disk -->`: nothing runs yet. A shown `undercroft server` is started beside the shell.
-- `<!-- run: server -->`: against a server on disk, initialised and unsealed, its data in `data`, with
-  the audit device `main` in `audit.log` and KV at `secret/`.
+- `<!-- run: server -->`: against a server on disk, initialised and unsealed, its data in `data`,
+  with the audit device `main` in `audit.log` and KV at `secret/`.
 - `<!-- run: primary -->`, `<!-- run: secondary -->`: two clusters with TLS, initialised, unsealed.
 - `<!-- shown: REASON -->`: not run, and why.
 - `<!-- file: NAME -->`: no commands but a file, which lies in the directory of the page's commands.

@@ -61,6 +61,8 @@ class Terminal:
         done = subprocess.run(
             [
                 "bash",
+                "-o",
+                "pipefail",
                 "-c",
                 f". {self._state}\n{text}\ncode=$?; export -p >{self._state}; exit $code",
             ],
@@ -80,7 +82,7 @@ class Terminal:
         assert command.matches(output), f"{command.at}: {command.text}\nprints\n{output}"
 
     def _serve(self, command: Command, text: str) -> None:
-        """It runs on, as in a terminal of its own; of its log only the lines shown must be there."""
+        """It runs on, as in a terminal of its own; the lines shown are among those of its log."""
         log = self.directory / f"server-{len(self._servers)}.log"
         with log.open("wb") as out:
             server = subprocess.Popen(

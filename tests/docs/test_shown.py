@@ -80,7 +80,8 @@ def test_shown_configurations_and_policies_have_no_mistake(
     config = tmp_path / "undercroft.hcl"
     own = re.sub(r'"(file://)?(/[^"]+)"', rf'"\1{tmp_path}\2"', text)
     if "storage" not in text:
-        own += f'\nstorage "lmdb" {{\n  path = "{tmp_path}"\n}}\nlistener "tcp" {{\n  tls_disable = true\n}}\n'
+        own += f'\nstorage "lmdb" {{\n  path = "{tmp_path}"\n}}\n'
+        own += 'listener "tcp" {\n  tls_disable = true\n}\n'
     config.write_text(own)
     for name in re.findall(r'(?:_file += "|file://)(.*?)"', own):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,8 @@ def test_output_is_compared_whole(lines: tuple[str, ...], output: str, same: boo
 def test_a_block_without_mark_is_noticed_and_one_is_read_whole(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "```\n$ a\n```\n<!-- run: dev -->\n```sh\n$ a \\\n    b\nout\n\n$ c\n```\n```\nfigure\n```\n"
+        "```\n$ a\n```\n<!-- run: dev -->\n```sh\n$ a \\\n    b\nout\n\n$ c\n```\n"
+        "```\nfigure\n```\n"
     )
     bare, marked, figure = blocks(page)
     assert bare.shows_commands

@@ -115,7 +115,14 @@ def test_threat_aud_04_answers_outside_the_envelope_leak_nothing_into_the_audit(
 ) -> None:
     for path in ("sys/metrics?format=prometheus", "sys/internal/specs/openapi", "sys/metrics"):
         assert client.request("GET", path).status == 200
-    assert client.token not in (server.log.parent / "audit.log").read_text()
+    text = (server.log.parent / "audit.log").read_text()
+    assert client.token not in text
+    told = [
+        entry["response"] for entry in map(json.loads, text.splitlines()) if "response" in entry
+    ]
+    bodies = [answer["data"]["http_raw_body"] for answer in told if "http_raw_body" in str(answer)]
+    assert len(bodies) >= 3
+    assert all(re.fullmatch("hmac-sha256:[0-9a-f]{64}", body) for body in bodies)
 
 
 def test_threat_tok_13_tokens_with_odd_ids_are_revoked_once_and_for_all(client: Client) -> None:

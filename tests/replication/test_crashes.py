@@ -64,7 +64,11 @@ def test_no_crash_under_load_loses_an_acknowledged_write(tmp_path: Path, seed: i
                 _crash(pair, tmp_path, rng)
         finally:
             acknowledged = [name for load in loads for name in load.stop()]
-        until(pair.caught_up, seconds=60)
+        try:
+            until(pair.caught_up, seconds=60)
+        except AssertionError:
+            logs = [s.log.read_text()[-3000:] for s in (pair.primary_server, pair.secondary_server)]
+            raise AssertionError("\n---\n".join(logs)) from None
         assert len(acknowledged) > 20
         for client in (pair.primary, pair.secondary):
             for name in acknowledged:

@@ -71,3 +71,16 @@ def test_reindexing_finds_nothing_to_do_and_says_so(pair: Pair) -> None:
         assert answer.status == 200
         assert "diff has no effect" in answer.body["warnings"][0]
         assert status(client)["last_reindex_epoch"] != "0"
+
+
+def test_disabling_an_auth_method_ends_its_tokens_on_every_cluster(pair: Pair) -> None:
+    primary, secondary = pair.primary, pair.secondary
+    assert primary.request("POST", "sys/auth/brief", {"type": "userpass"}).status == 204
+    user = {"password": "pw", "token_policies": "all"}
+    assert primary.request("POST", "auth/brief/users/bob", user).status == 204
+    until(pair.caught_up)
+    login = secondary.request("POST", "auth/brief/login/bob", {"password": "pw"}, token="")
+    token = login.body["auth"]["client_token"]
+    assert secondary.request("GET", "auth/token/lookup-self", token=token).status == 200
+    assert primary.request("DELETE", "sys/auth/brief").status == 204
+    until(lambda: secondary.request("GET", "auth/token/lookup-self", token=token).status == 403)

@@ -83,7 +83,7 @@ def test_sudo_is_asked_for_by_itself() -> None:
         ("*", "+/*", "a/b"),  # fewer pluses: the surprising one
     ],
 )
-def test_precedence_of_convention_35(winner: str, loser: str, path: str) -> None:
+def test_conv_35_the_more_specific_rule_wins(winner: str, loser: str, path: str) -> None:
     for patterns in ((winner, loser), (loser, winner)):
         granted = {winner: "read", loser: "delete"}
         assert acl(*(rules({p: granted[p]}) for p in patterns)).capabilities(path) == ["read"]
@@ -284,6 +284,9 @@ def test_threat_acl_07_no_rule_grants_an_operation_that_has_no_capability() -> N
     everything = acl(rules({"*": "create read update patch delete list scan sudo"}))
     granted = {str(o) for o in Operation if everything.allows(o, "a")}
     assert granted == {"create", "read", "update", "patch", "delete", "list", "scan", "help"}
+    for name in (*(granted - {"help"}), "sudo"):
+        only = acl(rules({"*": name}))
+        assert {str(o) for o in Operation if only.allows(o, "a")} == {name, "help"} - {"sudo"}
 
 
 @pytest.mark.parametrize("limit", [None, 0, -1, 6, "0", "-1", "6", "x", "", " 5", "5x", True, 5.0])

@@ -22,14 +22,14 @@ def test_a_removal_names_tests_that_exist(guard: Guard) -> None:
     assert guard.tests
     for test in guard.tests:
         file, _, name = test.partition("::")
-        assert name in tests_of(TESTS / file)
+        assert name in names_in(TESTS / file)
 
 
 def test_every_test_of_a_threat_has_a_removal() -> None:
     named = {
         f"{file.relative_to(TESTS)}::{name}"
         for file in TESTS.rglob("test_*.py")
-        for name in tests_of(file)
+        for name in names_in(file)
         if name.startswith("test_threat_")
     }
     assert named - {test for guard in TABLE for test in guard.tests} == set()
@@ -39,5 +39,5 @@ def test_the_page_is_made_of_the_table() -> None:
     assert (ROOT / "docs/guards.md").read_text() == page(TABLE)
 
 
-def tests_of(file: Path) -> list[str]:
+def names_in(file: Path) -> list[str]:
     return re.findall(r"^def (test_\w+)\(", file.read_text(), re.MULTILINE)

@@ -241,10 +241,12 @@ def test_threat_id_01_root_comes_by_no_role_and_no_spelling(world: World, name: 
     assert refusal(world, "auth/token/roles/r", world.root, allowed_policies=[name])
     plain = world.create(policies=["tk"]).client_token
     assert refusal(world, "auth/token/create", plain, policies=[name])
-    auth = Auth(policies=[name])
     mount = world.mounts["auth/userpass/"]
-    with pytest.raises(InvalidRequest):
-        world.change(lambda tx: world.tokens.issue(tx, auth, mount, world.now_ms, path="x"))
+    for auth in (Auth(policies=[name]), Auth(policies=[name], ttl_seconds=60)):
+        with pytest.raises(InvalidRequest):
+            world.change(
+                lambda tx, a=auth: world.tokens.issue(tx, a, mount, world.now_ms, path="x")
+            )
 
 
 # roles

@@ -301,7 +301,14 @@ class Replicator:
         copy = following.copy
         assert copy is not None
         try:
-            finish_copy(self.store, copy, following.upstream, self.role, self.clock.wall_ms())
+            finish_copy(
+                self.store,
+                copy,
+                following.upstream,
+                self.role,
+                self.clock.wall_ms(),
+                unsettled=following.copy_unsettled,
+            )
         except UndercroftError as error:
             log.error("the first copy could not be finished", error=error.message)
             return

@@ -237,6 +237,8 @@ def probe(address: str, credentials: Credentials, set_id: str, own_id: str) -> W
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=authority.server_name(set_id)) as sock,
     ):
+        if sock.selected_alpn_protocol() != frames.ALPN:
+            raise ProtocolError("it is no cluster port")
         sock.sendall(frames.encode(hello))
         decoder = frames.Decoder()
         while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from undercroft.barrier.constant import same
 from undercroft.errors import InvalidRequest
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.storage.keys import SHARED, SYSTEM, key
@@ -79,7 +80,7 @@ def _one(view: Snapshot, text: str, cluster_id: str) -> Index:
         raise InvalidRequest(f"{HEADER} cannot be read") from None
     secret = view.get(_KEY)
     if found.set_id == _set_id(view, cluster_id) and (
-        secret is None or not hmac.compare_digest(_mac(secret, body), mac)
+        secret is None or not same(_mac(secret, body), mac)
     ):
         raise InvalidRequest(f"{HEADER} was not made by this replication set")
     return found

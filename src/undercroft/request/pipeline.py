@@ -19,6 +19,7 @@ from undercroft.engines.base import Apply, Call, Caller, Engine, Handler, Route,
 from undercroft.engines.system.openapi import help_answer
 from undercroft.engines.system.replication.routes import MISSPELT
 from undercroft.errors import (
+    Internal,
     InvalidRequest,
     NeedsPrimary,
     NotFound,
@@ -251,8 +252,13 @@ class Pipeline:
         return response
 
     def complete(self, admitted: Admitted, response: Response) -> Response:
-        """Issue the token, wrap the answer: matters of the cluster that the caller talks to."""
+        """Issue the token, wrap the answer: matters of the cluster that the caller talks to.
+
+        Raises Internal for a login's answer that would not show the token (TOK-09).
+        """
         call = admitted.call
+        if response.auth is not None and (response.raw is not None or response.status >= 400):
+            raise Internal("a login was granted in an answer that shows no token")
         if response.auth is not None and not response.auth.issued:
             self._issue(call, response, response.auth)
         if call.request.wrap_ttl_seconds and _wrappable(response):

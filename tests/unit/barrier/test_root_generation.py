@@ -211,6 +211,7 @@ def test_the_old_form_works_where_the_configuration_opens_it(opened: Operators) 
 def test_threat_seal_02_operators_finish_under_a_flood_without_a_token(opened: Operators) -> None:
     def flood() -> None:
         for _ in range(50):
+            opened.now_ms += 6_000  # as fast as it is allowed to
             for operation in (Operation.UPDATE, Operation.DELETE):
                 opened.batch(Ask(OPEN_ATTEMPT, {}, operation))
             opened.batch(Ask(OPEN_UPDATE, {"nonce": "x", "key": "ab" * 33}))

@@ -106,8 +106,17 @@ def test_threat_tok_18_no_root_token_is_left_by_an_init_that_failed(world: World
     assert world.see(lambda view: list(view.keys(b""))) == []
 
 
-def test_threat_tok_18_nor_by_one_whose_commit_failed(world: World) -> None:
-    world.batch(Ask("sys/init", {"secret_shares": 1, "secret_threshold": 1}), commit=False)
+@pytest.mark.parametrize(
+    ("seal", "shares"),
+    [(DEFAULT_SEAL, {"secret_shares": 1, "secret_threshold": 1}), (static(), {})],
+    ids=["shamir", "static"],
+)
+def test_threat_tok_18_nor_by_one_whose_commit_failed(
+    tmp_path: Path, seal: Seal, shares: dict[str, int]
+) -> None:
+    world = World(tmp_path, seal)
+    (answer,) = world.batch(Ask("sys/init", shares), commit=False)
+    assert not isinstance(answer, Exception)
     assert not world.services.state.initialized
     assert world.see(lambda view: list(view.keys(b""))) == []
     assert world.events == []

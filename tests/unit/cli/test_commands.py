@@ -149,6 +149,9 @@ def test_status_starts_in_150_ms() -> None:
         ["login", CANARY + " " + CANARY],
         ["read", "-header=" + CANARY, "x"],
         ["-dev-root-token-id=" + CANARY],
+        ["server", "-dev-root-token=" + CANARY],
+        ["read", "-token=" + CANARY, "x"],
+        ["read", "-format=" + CANARY, "x"],
         ["operator", "generate-root", "-decode=" + CANARY, "-otp=" + CANARY + "x"],
     ],
 )

@@ -20,8 +20,6 @@ from undercroft.storage.keys import LOCAL, SYSTEM, key
 from undercroft.storage.verify import problems
 from undercroft.storage.view import Space
 
-ROOT = Path(__file__).parents[3]
-
 # Commits batches of two requests, three entries each, and reports every batch that was answered.
 # Each touches configuration too, and retention is so short that every commit trims the log.
 CHILD = """
@@ -199,7 +197,7 @@ def test_a_limit_on_the_file_refuses_writes_until_it_is_raised(tmp_path: Path) -
 
 
 def child_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @contextlib.contextmanager
