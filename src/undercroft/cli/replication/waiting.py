@@ -71,6 +71,7 @@ def _leads(status: Mapping[str, Any]) -> bool:
 def _until(
     client: Client, done: Callable[[Mapping[str, Any]], bool], deadline_seconds: float | None
 ) -> None:
+    sys.stdout.flush()  # what was said before stands above the progress, in a log file too
     teller, estimate = Teller(), Estimate()
     answered = time.monotonic()
     seen_replicating = False
@@ -103,7 +104,7 @@ def _until(
 
 
 def _kind(status: Mapping[str, Any]) -> str:
-    names = ("mode", "state", "connection_state", "state_reason")
+    names = ("mode", "state", "state_reason")
     return " ".join(str(status.get(name)) for name in names)
 
 
