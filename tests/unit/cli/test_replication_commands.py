@@ -180,6 +180,28 @@ def test_a_mistake_is_found_before_anything_is_asked(
     assert contract.changes() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        (["generate-public-key"], f"POST {SECONDARY}/generate-public-key"),
+        (["secondary-token", "osaka"], f"POST {PRIMARY}/secondary-token"),
+        (["filter", "read", "osaka"], f"GET {PRIMARY}/paths-filter/osaka"),
+        (["quarantine", "list"], f"GET {QUARANTINE}"),
+        (["quarantine", "read", ENTRY], f"GET {QUARANTINE}/{ENTRY}"),
+        (["status"], "GET sys/replication/status"),
+        (["watch"], f"GET {PRIMARY.rpartition('/')[0]}/status"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_empty_answer_where_one_is_needed_is_told(
+    words: list[str], call: str, contract: Contract, replication: Run
+) -> None:
+    contract.play(call, Reply(status=204))
+    done = replication(*words)
+    assert done.code == 2
+    assert "the server's answer is empty" in done.err
+
+
 # Tokens and certificates
 
 
