@@ -140,6 +140,13 @@ def test_lines_too_long_for_the_terminal_are_cut_so_that_they_can_be_redrawn(
         assert "x" * 120 not in person.shown
 
 
+def test_a_reason_cannot_steer_the_terminal(contract: Contract, tmp_path: Path) -> None:
+    contract.status(detached(state_reason="red \x1b[31m\nline"))
+    words = ("replication", "watch", "-interval=0.1")
+    with at_terminal(*words, address=contract.address, home=tmp_path) as person:
+        person.sees("red \\x1b[31m line", times=2)
+
+
 @contextmanager
 def piped(contract: Contract, *words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(

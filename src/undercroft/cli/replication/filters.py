@@ -7,7 +7,7 @@ from undercroft.cli import jsontext
 from undercroft.cli.client import Client, client_from
 from undercroft.cli.failure import OK, RemoteError, UsageError
 from undercroft.cli.output import go_text, grid, show_done, show_secret
-from undercroft.cli.replication.requests import PRIMARY, checked_id, fetch_status
+from undercroft.cli.replication.requests import PRIMARY, checked_id, envelope, fetch_status
 
 
 def list_all(values: argparse.Namespace) -> int:
@@ -47,9 +47,10 @@ def _filter(client: Client, secondary_id: str) -> dict[str, Any] | None:
         if answer.errors:
             raise RemoteError(f"the server answers 404: {'; '.join(answer.errors)}", status=404)
         return None
-    if not isinstance(answer.body, dict) or not isinstance(answer.body.get("data"), dict):
+    body = envelope(answer)
+    if not isinstance(body.get("data"), dict):
         raise RemoteError("the server's answer holds no filter")
-    return answer.body
+    return body
 
 
 def write(values: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ def number(value: Any) -> int | None:
     """Of a JSON number or of Vault's numbers in strings."""
     try:
         return None if value is None or isinstance(value, bool) else int(value)
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 

@@ -6,7 +6,7 @@ from undercroft.cli.client import Client, client_from
 from undercroft.cli.output import show_done, show_secret
 from undercroft.cli.prompt import confirm
 from undercroft.cli.replication.members import connected_ids
-from undercroft.cli.replication.requests import PRIMARY, checked_id, fetch_status
+from undercroft.cli.replication.requests import PRIMARY, checked_id, envelope, fetch_status
 
 
 def enable(values: argparse.Namespace) -> int:
@@ -26,7 +26,7 @@ def secondary_token(values: argparse.Namespace) -> int:
     if values.public_key:
         body["secondary_public_key"] = values.public_key
     answer = client_from(values).call("POST", f"{PRIMARY}/secondary-token", body)
-    return show_secret(answer.body, values.format, values.field)
+    return show_secret(envelope(answer), values.format, values.field)
 
 
 def demote(values: argparse.Namespace) -> int:

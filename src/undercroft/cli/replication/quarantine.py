@@ -8,19 +8,18 @@ from undercroft.cli.client import client_from
 from undercroft.cli.failure import OK, RemoteError
 from undercroft.cli.output import go_text, grid, show_done, show_secret
 from undercroft.cli.prompt import confirm
-from undercroft.cli.replication.requests import QUARANTINE, checked_id
+from undercroft.cli.replication.requests import QUARANTINE, checked_id, envelope
 
 _HEAD: Final = ("ID", "Path", "Operation", "Written", "Differs")
 
 
 def list_all(values: argparse.Namespace) -> int:
     """An empty quarantine is good news: exit code 0."""
-    body = client_from(values).call("GET", QUARANTINE).body
-    data = body.get("data") if isinstance(body, dict) else None
+    body = envelope(client_from(values).call("GET", QUARANTINE))
     if values.format == "json":
         return show_secret(body, values.format, None)
-    keys = (data or {}).get("keys") or []
-    info = (data or {}).get("key_info") or {}
+    data = body.get("data") or {}
+    keys, info = data.get("keys") or [], data.get("key_info") or {}
     if not keys:
         print("Nothing is in quarantine.")
         return OK
@@ -39,7 +38,7 @@ def read(values: argparse.Namespace) -> int:
     answer = client_from(values).call("GET", f"{QUARANTINE}/{entry}", accept=(404,))
     if answer.status == 404:
         raise _missing(entry)
-    return show_secret(answer.body, values.format, values.field)
+    return show_secret(envelope(answer), values.format, values.field)
 
 
 def restore(values: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from undercroft.cli.client import Client
+from undercroft.cli.client import Answer, Client
 from undercroft.cli.failure import RemoteError, UsageError
 
 PRIMARY: Final = "sys/replication/performance/primary"
@@ -45,11 +45,17 @@ def certificates(path: str) -> str:
     return "\n".join(found) + "\n"
 
 
+def envelope(answer: Answer) -> dict[str, Any]:
+    """The answer's body where there must be one. Raises RemoteError."""
+    if not isinstance(answer.body, dict):
+        raise RemoteError("the server's answer is empty, or no JSON object")
+    return answer.body
+
+
 def fetch_status(client: Client) -> dict[str, Any]:
     """Of performance replication. It is open to anyone, so no token is sent, also because a
     change of roles may end it. Raises RemoteError."""
-    body = dataclasses.replace(client, token="").call("GET", STATUS).body
-    data = body.get("data") if isinstance(body, dict) else None
+    data = envelope(dataclasses.replace(client, token="").call("GET", STATUS)).get("data")
     if not isinstance(data, dict):
         raise RemoteError("the server's answer holds no replication status")
     return data

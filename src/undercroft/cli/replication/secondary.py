@@ -10,17 +10,18 @@ from undercroft.cli.output import show_done, show_secret
 from undercroft.cli.prompt import argument_or_secret, confirm
 from undercroft.cli.replication import words
 from undercroft.cli.replication.members import members
-from undercroft.cli.replication.requests import SECONDARY, certificates, fetch_status
+from undercroft.cli.replication.requests import SECONDARY, certificates, envelope, fetch_status
 from undercroft.cli.replication.waiting import Teller, until_primary, until_streaming
 from undercroft.durations import parse_seconds
 from undercroft.errors import InvalidRequest
 
 _TIMEOUT_SECONDS: Final = 60.0
+_PAUSE_SECONDS_MIN: Final = 0.05  # a server that says "at once" is not to be flooded
 
 
 def generate_public_key(values: argparse.Namespace) -> int:
     answer = client_from(values).call("POST", f"{SECONDARY}/generate-public-key", {})
-    return show_secret(answer.body, values.format, values.field)
+    return show_secret(envelope(answer), values.format, values.field)
 
 
 def enable(values: argparse.Namespace) -> int:
@@ -77,7 +78,7 @@ def _promoted(client: Client, body: dict[str, Any], deadline: float | None) -> A
                     error.hint += "\ntried until -timeout; -force goes ahead, and may lose data"
                     raise
                 teller.tell(f"not yet: {error.text}; trying again", kind=error.text)
-                time.sleep(pause)
+                time.sleep(max(pause, _PAUSE_SECONDS_MIN))
     finally:
         teller.done()
 

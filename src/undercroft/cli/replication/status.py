@@ -10,15 +10,15 @@ from undercroft.cli.failure import OK, RemoteError
 from undercroft.cli.output import go_text, grid, table
 from undercroft.cli.replication import words
 from undercroft.cli.replication.members import Member, members, number
-from undercroft.cli.replication.requests import STATUS_OF_BOTH
+from undercroft.cli.replication.requests import STATUS_OF_BOTH, envelope
 
 _TITLES = (("Performance replication", "performance"), ("Disaster-recovery replication", "dr"))
 
 
 def status(values: argparse.Namespace) -> int:
     """Both types. Needs no token, and sends none."""
-    body = client_from(values, with_token=False).call("GET", STATUS_OF_BOTH).body
-    data = body.get("data") if isinstance(body, dict) else None
+    answer = client_from(values, with_token=False).call("GET", STATUS_OF_BOTH)
+    data = envelope(answer).get("data")
     if not isinstance(data, dict):
         raise RemoteError("the server's answer holds no replication status")
     if values.format == "json":

@@ -71,6 +71,7 @@ def _leads(status: Mapping[str, Any]) -> bool:
 def _until(
     client: Client, done: Callable[[Mapping[str, Any]], bool], deadline_seconds: float | None
 ) -> None:
+    sys.stdout.flush()  # what was said before stands above the progress, in a log file too
     teller, estimate = Teller(), Estimate()
     answered = time.monotonic()
     seen_replicating = False
@@ -103,17 +104,17 @@ def _until(
 
 
 def _kind(status: Mapping[str, Any]) -> str:
-    names = ("mode", "state", "connection_state", "state_reason")
+    names = ("mode", "state", "state_reason")
     return " ".join(str(status.get(name)) for name in names)
 
 
 def _line(status: Mapping[str, Any], estimate: Estimate) -> str:
-    mode, state = str(status.get("mode")), str(status.get("state") or "")
-    parts = [words.role(mode)]
-    parts += [words.state(state)] if state else []
-    reason = status.get("state_reason")
-    parts += [str(reason)] if reason else []
+    """What matters most comes first, since a terminal may cut the rest off."""
+    parts = []
     for member in members(status)[:1]:
         left = estimate.seconds_left(member.progress, time.monotonic())
         parts += [words.progress(member.progress, left)] if member.progress else []
+    parts += [str(status["state_reason"])] if status.get("state_reason") else []
+    parts.append(words.role(str(status.get("mode"))))
+    parts += [words.state(str(status["state"]))] if status.get("state") else []
     return "; ".join(parts)

@@ -74,7 +74,7 @@ class View:
         mode = str(status.get("mode") or "disabled")
         lines = [f"{now:%H:%M:%S}  {words.role(mode)}"]
         if status.get("state_reason"):
-            lines.append(safe(str(status["state_reason"])))
+            lines.append(str(status["state_reason"]))
         if found:
             rows = [_row(m, rates(self._before.get(m.id), m, since)) for m in found]
             lines += grid(_HEAD, rows).splitlines()
@@ -106,12 +106,13 @@ class _Screen:
         self._height = 0
 
     def draw(self, lines: list[str]) -> None:
+        lines = [safe(line).replace("\n", " ").expandtabs(1) for line in lines]
         if not self._live:
             print("\n".join(lines) + "\n", flush=True)
             return
         # a line that wraps, or a block taller than the screen, would not be where it is redrawn
         size = shutil.get_terminal_size()
-        shown = [safe(line)[: size.columns - 1] for line in lines[: size.lines - 1]]
+        shown = [line[: size.columns - 1] for line in lines[: size.lines - 1]]
         up = f"\x1b[{self._height}F" if self._height else ""
         sys.stdout.write(up + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J")
         sys.stdout.flush()
