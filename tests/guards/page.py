@@ -11,8 +11,8 @@ A test of a threat counts only if it fails once the guard is gone. Each row is a
 that watch it, and the place in `src/undercroft` where its guard was taken out to see them fail;
 the exact removals are in `tests/guards/*.toml`.
 
-`make guards` takes every guard out in turn, of a copy of the source, runs the tests of its row and
-expects each of them to fail. `python -m tests.guards HTTP-01 tokens.py` does so for some,
+`make guards` sees that all of these tests pass, then takes every guard out in turn, of a copy of the
+source, runs the tests of its row and expects each of them to fail. `python -m tests.guards HTTP-01 tokens.py` does so for some,
 `-k 4` four at a time. A removal is `caught`; or it `survived`, which means a test that is too
 weak; or it is `stale`, because the source has moved on and the table has to follow; or an `error`,
 because the tests broke or hung instead of failing. `make test` checks that no removal is stale and
