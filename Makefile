@@ -11,7 +11,7 @@ SIMULATE_STEPS ?= 1000
 SIMULATE_FIRST ?= 0
 GUARDS_PARALLEL ?= 2
 
-.PHONY: demo test simulate guards lint bench format lock clean
+.PHONY: demo test test-network test-crashes simulate guards lint bench format lock clean
 
 demo: $(STAMP)
 	$(BIN)/python -m undercroft demo
@@ -22,6 +22,15 @@ test: $(STAMP)
 # Replication sets under faults, on all cores: many more seeds than `make test` has.
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulation --seed $(SIMULATE_FIRST) --seeds $(SIMULATE_SEEDS) --steps $(SIMULATE_STEPS)
+
+# Namespaces with netem, faketime, HAProxy, a full tmpfs: as root, on Debian.
+test-network: $(STAMP)
+	apt-get install -y -q --no-install-recommends iproute2 faketime haproxy
+	$(BIN)/python -m pytest -m network tests/replication
+
+# A hundred rounds of kill -9 on either side under load, twice.
+test-crashes: $(STAMP)
+	REPLICATION_CRASH_ROUNDS=100 $(BIN)/python -m pytest tests/replication/test_crashes.py
 
 # Each guard against a known threat taken out in turn, and its tests seen to fail.
 guards: $(STAMP)

@@ -6,6 +6,7 @@ run. `--only` takes a part of a measurement's name: lag, catch-up, copies, fan-o
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def main() -> int:
         ),
         "promotion": lambda root: promotion(root, args.rounds),
     }
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives us
     print(HEAD, flush=True)
     missed = False
     for name, work in works.items():

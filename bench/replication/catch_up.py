@@ -11,19 +11,19 @@ from time import monotonic
 
 import uvloop
 
-from bench.replication import etcd, postgres
+from bench.replication import etcd, postgres, processor
 from bench.replication.clusters import VALUE_BYTES, Pair, StatusPoll, replicating, wait_for
 from bench.replication.lag import CONNECTIONS, put
 from bench.replication.paced import as_fast_as_possible, connect
-from bench.replication.rows import Row, median_and_spread
+from bench.replication.rows import Rate, Row, median_and_spread
 
-_TIMES_ETCD = 20.0
+_TIMES = {"postgres": 1.0, "etcd": 20.0}  # that ours is to be as fast, at least
 _SECONDS_MAX = 600.0
 
 
 def catch_up(root: Path, commits: int, etcd_keys: int, rounds: int, ours: bool) -> list[Row]:
     """`ours=False` measures the peers alone."""
-    rates: dict[str, list[float]] = {"ours": [], "postgres": [], "etcd": []}
+    rates: dict[str, list[Rate]] = {"ours": [], "postgres": [], "etcd": []}
     paths: set[str] = set()
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
@@ -50,39 +50,39 @@ def catch_up(root: Path, commits: int, etcd_keys: int, rounds: int, ours: bool) 
     return rows + _rows(rates, commits, etcd_keys, paths)
 
 
-def _rows(rates: dict[str, list[float]], commits: int, keys: int, paths: set[str]) -> list[Row]:
-    rows = []
-    if rates["postgres"]:
-        figure = median_and_spread(rates["postgres"], "rows/s")
-        remarks = f"{commits:,} transactions of one row of {VALUE_BYTES} bytes"
-        rows.append(Row("catch-up, PostgreSQL 15 logical replication", figure, remarks=remarks))
-    if rates["etcd"]:
-        figure = median_and_spread(rates["etcd"], "keys/s")
-        remarks = f"{keys:,} keys: it copies one after the other, so the rate is that of more"
-        rows.append(Row("catch-up, etcdctl make-mirror", figure, remarks=remarks))
-    if rates["ours"]:
-        remarks = f"{commits:,} commits of one write; from unseal; by way of {', '.join(paths)}"
-        figure = median_and_spread(rates["ours"], "commits/s")
-        rows.append(Row("catch-up, ours", figure, remarks=remarks))
-        for peer, name, times in (
-            ("postgres", "PostgreSQL", 1.0),
-            ("etcd", "make-mirror", _TIMES_ETCD),
-        ):
-            if rates[peer]:
-                ratio = statistics.median(rates["ours"]) / statistics.median(rates[peer])
-                rows.append(
-                    Row(
-                        f"catch-up, ours to {name}",
-                        f"{ratio:.2f} times",
-                        f"≥ {times:g} times",
-                        ratio >= times,
-                    )
-                )
+def _rows(rates: dict[str, list[Rate]], commits: int, keys: int, paths: set[str]) -> list[Row]:
+    what = {
+        "postgres": (
+            "PostgreSQL 15 logical replication",
+            f"{commits:,} transactions of one row of {VALUE_BYTES} bytes",
+        ),
+        "etcd": (
+            "etcdctl make-mirror",
+            f"{keys:,} keys: it copies one after the other, so the rate is that of more",
+        ),
+        "ours": (
+            "ours",
+            f"{commits:,} commits of one write; from unseal; by way of {', '.join(paths)}",
+        ),
+    }
+    rows, medians = [], {}
+    for name, (title, remarks) in what.items():
+        if rates[name]:
+            figure = median_and_spread([rate.per_second for rate in rates[name]], "/s")
+            used = statistics.median(rate.processor_us for rate in rates[name])
+            remarks += f"; {used:,.0f} µs of processor time each"
+            rows.append(Row(f"catch-up, {title}", figure, remarks=remarks))
+            medians[name] = statistics.median(rate.per_second for rate in rates[name])
+    for peer, times in _TIMES.items():
+        if peer in medians and "ours" in medians:
+            ratio = medians["ours"] / medians[peer]
+            title = f"catch-up, ours to {what[peer][0]}"
+            rows.append(Row(title, f"{ratio:.2f} times", f"≥ {times:g} times", ratio >= times))
     return rows
 
 
-def _ours(pair: Pair, commits: int, number: int) -> tuple[float, str]:
-    """Commits a second, and the states it went through.
+def _ours(pair: Pair, commits: int, number: int) -> tuple[Rate, str]:
+    """Commits, and the states it went through.
 
     The secondary is stopped with SIGTERM and started again up to its seal. The time runs from the
     request that unseals it, before which it cannot know anything, until it has applied the last.
@@ -94,17 +94,20 @@ def _ours(pair: Pair, commits: int, number: int) -> tuple[float, str]:
     server = pair.secondary.server
     server.start_sealed()
     poll = StatusPoll(pair.secondary)
-    began = monotonic()
+    roots = (pair.primary.server.process.pid, server.process.pid)
+    used, began = processor.seconds(*roots), monotonic()
     server.call("PUT", "sys/unseal", {"key": server.unseal_key.hex()})
     poll.until(lambda status: status.get("last_remote_wal", 0) >= last, _SECONDS_MAX)
     took = monotonic() - began
+    used = processor.seconds(*roots) - used
     wait_for(pair.level, "equal roots")
-    return (last - before) / took, "/".join(s for s in poll.states if s != "idle")
+    count = last - before
+    return Rate(count / took, used / count * 1e6), "/".join(s for s in poll.states if s != "idle")
 
 
 async def _write(pair: Pair, commits: int, number: int) -> None:
     server = pair.primary.server
-    connections = [await connect(server.port) for _ in range(2 * CONNECTIONS)]
+    connections = [await connect(server.port) for _ in range(CONNECTIONS)]
     await as_fast_as_possible(
         connections, commits, lambda n: put(server.root_token, f"away/{number}/{n}")
     )

@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,10 +72,7 @@ class Cluster:
 
     def promote(self) -> None:
         """Until it is accepted: 503 means to ask again."""
-        wait_for(
-            lambda: self.server.call("POST", f"{_SET}/secondary/promote", {}) is not None,
-            "the promotion",
-        )
+        succeed(lambda: self.server.call("POST", f"{_SET}/secondary/promote", {}), "the promotion")
 
     def kill(self) -> None:
         """All processes at once, as a power cut would."""
@@ -102,7 +101,7 @@ class Cluster:
 
     def unseal(self) -> None:
         self.server.call("PUT", "sys/unseal", {"key": self.server.unseal_key.hex()})
-        wait_for(lambda: self.server.call("GET", "sys/health") is not None, "unseal")
+        succeed(lambda: self.server.call("GET", "sys/health"), "the unsealing")
 
 
 @dataclass
@@ -118,6 +117,13 @@ class Pair:
             and other["last_remote_wal"] == one["last_performance_wal"]
             and other["merkle_root"] == one["merkle_root"]
         )
+
+    def wire_bytes(self) -> int:
+        """Of the session that stands, both ways, TLS included, as the kernel counts them."""
+        port = self.secondary.status()["known_primary_cluster_addrs"][0].rpartition(":")[2]
+        command = ["ss", "-tinH", "state", "established", f"( dport = :{port} )"]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return sum(map(int, re.findall(r"bytes_(?:sent|received):(\d+)", text)))
 
 
 @contextlib.contextmanager
@@ -140,11 +146,11 @@ def join(primary: Cluster, secondary: Cluster, secondary_id: str) -> None:
     """Activate it, wait until it streams, and log in there."""
     secondary.enable_secondary(primary.activation_token(secondary_id))
     wait_for(lambda: secondary.status().get("state") == "stream-wals", "the first copy")
-    wait_for(lambda: secondary.log_in() is None, "the login at the secondary")
+    succeed(secondary.log_in, "the login at the secondary")
 
 
 def wait_for(
-    condition: Callable[[], bool], what: str, seconds: float = 60.0, pause: float = 0.01
+    condition: Callable[[], bool], what: str, seconds: float = 60.0, pause: float = 0.005
 ) -> None:
     """Poll; refusals count as "not yet". Raises RuntimeError with the last of them."""
     deadline = time.monotonic() + seconds
@@ -160,8 +166,18 @@ def wait_for(
         time.sleep(pause)
 
 
+def succeed(action: Callable[[], object], what: str) -> None:
+    """Again until it is not refused."""
+
+    def done() -> bool:
+        action()
+        return True
+
+    wait_for(done, what)
+
+
 class StatusPoll:
-    """The open status over one connection that stays: cheap enough to ask every few ms."""
+    """The open status over one connection that stays: cheap enough to ask every 10 ms."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", cluster.server.port, timeout=30)
@@ -188,4 +204,4 @@ class StatusPoll:
                     return found
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not reached in {seconds:.0f} s: {found}")
-            time.sleep(0.005)
+            time.sleep(0.01)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.replication import processor
+from bench.replication.rows import Rate
 from bench.servers import free_port
 
 _READY_SECONDS = 30.0
@@ -119,8 +121,8 @@ class Mirror:
     source: Etcd
     target: Etcd
 
-    def catch_up(self, keys: int, value_bytes: int) -> float:
-        """Keys a second, from the start of `make-mirror` until the target holds them all."""
+    def catch_up(self, keys: int, value_bytes: int) -> Rate:
+        """Keys, from the start of `make-mirror` until the target holds them all."""
         self.target.clear()
         self.source.clear()
         self.source.fill(keys, value_bytes)
@@ -131,7 +133,8 @@ class Mirror:
             "--dest-insecure-transport",
             f"127.0.0.1:{self.target.port}",
         ]
-        began = time.monotonic()
+        servers = (self.source.process.pid, self.target.process.pid)
+        used, began = processor.seconds(*servers), time.monotonic()
         with subprocess.Popen(
             command,
             env={**os.environ, "ETCDCTL_API": "3"},
@@ -143,6 +146,8 @@ class Mirror:
                     if mirror.poll() is not None:
                         raise RuntimeError(f"etcdctl make-mirror ended with {mirror.returncode}")
                     time.sleep(0.02)
-                return keys / (time.monotonic() - began)
+                took = time.monotonic() - began
+                used = processor.seconds(*servers, mirror.pid) - used
+                return Rate(keys / took, used / keys * 1e6)
             finally:
                 mirror.kill()

@@ -12,10 +12,10 @@ from pathlib import Path
 import uvloop
 
 from bench.replication.clusters import Cluster, Pair, body, replicating
-from bench.replication.paced import Connection, at_rate, connect, request
+from bench.replication.paced import Connection, Served, at_rate, connect, request
 from bench.replication.rows import Row, percentile
 
-CONNECTIONS = 16
+CONNECTIONS = 64  # more than are ever busy, so that they do not limit the rate
 _P50_MS, _P99_MS = 5.0, 25.0
 _WARM_UP = 1000  # requests
 
@@ -25,8 +25,9 @@ def lag(root: Path, per_second: int, seconds: int) -> list[Row]:
         lags, writes = uvloop.run(_measure(pair, per_second, per_second * seconds))
     middle, tail = percentile(lags, 0.5), percentile(lags, 0.99)
     remarks = (
-        f"{len(lags):,} samples, greatest {max(lags):.1f} ms; "
-        f"write p50 {percentile(writes, 0.5):.1f} ms, p99 {percentile(writes, 0.99):.1f} ms"
+        f"{len(lags):,} samples, greatest {max(lags):.1f} ms; {writes.per_second:,.0f} writes/s "
+        f"served, p50 {percentile(writes.latencies, 0.5):.1f} ms, "
+        f"p99 {percentile(writes.latencies, 0.99):.1f} ms"
     )
     name = f"lag at {per_second:,} writes/s"
     return [
@@ -35,8 +36,8 @@ def lag(root: Path, per_second: int, seconds: int) -> list[Row]:
     ]
 
 
-async def _measure(pair: Pair, per_second: int, count: int) -> tuple[list[float], list[float]]:
-    """Lags and write latencies, both in ms."""
+async def _measure(pair: Pair, per_second: int, count: int) -> tuple[list[float], Served]:
+    """Lags in ms, and the writes."""
     writers = [await connect(pair.primary.server.port) for _ in range(CONNECTIONS)]
     reader = await connect(pair.secondary.server.port)
     token = pair.primary.server.root_token

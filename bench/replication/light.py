@@ -51,6 +51,17 @@ class LightSink:
     def adopt(self, terms: Terms, alternates: Terms, done: Callable[[], None]) -> None:
         done()
 
+    def unfinished(self) -> bool:
+        return False
+
+    def settled(self) -> None: ...
+
+    def heads(self) -> dict[bytes, bytes]:
+        return {}
+
+    def lacks(self) -> tuple[bytes, ...]:
+        return ()
+
     def withhold(self, mounts: tuple[bytes, ...]) -> None: ...
 
     def watch_root(self, seq: int, seen: Callable[[bytes], None]) -> None: ...
@@ -58,9 +69,6 @@ class LightSink:
     # Comparing needs a store: whoever gets here has not been told to follow.
 
     def entries(self) -> int:
-        raise NotImplementedError
-
-    def heads(self) -> dict[bytes, bytes]:
         raise NotImplementedError
 
     def nodes(self, head: bytes) -> bytes:

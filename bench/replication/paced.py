@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 
@@ -54,6 +55,14 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
+@dataclass(frozen=True)
+class Served:
+    """Latencies in ms; `per_second` is what came of the wanted rate."""
+
+    latencies: list[float]
+    per_second: float
+
+
 async def connect(port: int) -> Connection:
     _, made = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
     return made
@@ -71,8 +80,8 @@ async def at_rate(
     count: int,
     make: Callable[[int], bytes],
     acknowledged: Callable[[int], None] = lambda number: None,
-) -> list[float]:
-    """Latencies of `count` requests in ms. Raises RuntimeError for an answer of 400 or more."""
+) -> Served:
+    """`count` requests. Raises RuntimeError for an answer of 400 or more."""
     free = deque(connections)
     came = asyncio.Event()
     latencies: list[float] = []
@@ -103,7 +112,7 @@ async def at_rate(
                 running.discard(done)
                 done.result()
     await asyncio.gather(*running)
-    return latencies
+    return Served(latencies, count / (time.monotonic() - began))
 
 
 async def as_fast_as_possible(

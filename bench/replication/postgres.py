@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.replication import processor
+from bench.replication.rows import Rate
+
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 _USER = "postgres"  # the server refuses to run as root
 _READY_SECONDS = 30.0
@@ -122,8 +125,8 @@ class LogicalReplication:
     publisher: Instance
     subscriber: Instance
 
-    def catch_up(self, commits: int, value_bytes: int) -> float:
-        """Transactions of one row each that the subscriber takes in, per second.
+    def catch_up(self, commits: int, value_bytes: int) -> Rate:
+        """Transactions of one row each that the subscriber takes in.
 
         They are written while the subscription is disabled; the time runs from the command that
         enables it until the last row is visible at the subscriber.
@@ -136,17 +139,19 @@ class LogicalReplication:
             "CHECKPOINT",
         )
         last = int(self.publisher.sql("SELECT max(id) FROM t"))
-        began = time.monotonic()
+        roots = (self.publisher.process.pid, self.subscriber.process.pid)
+        used, began = processor.seconds(*roots), time.monotonic()
         self.subscriber.sql("ALTER SUBSCRIPTION s ENABLE")
         # one connection that polls: a psql for every look would cost more than the replication
         self.subscriber.sql(
             f"DO $$BEGIN WHILE coalesce((SELECT max(id) FROM t), 0) < {last} LOOP "
-            "PERFORM pg_sleep(0.005); END LOOP; END$$"
+            "PERFORM pg_sleep(0.01); END LOOP; END$$"
         )
         took = time.monotonic() - began
+        used = processor.seconds(*roots) - used
         self._check()
         self.subscriber.sql("ALTER SUBSCRIPTION s DISABLE")
-        return commits / took
+        return Rate(commits / took, used / commits * 1e6)
 
     def _check(self) -> None:
         question = "SELECT count(*), sum(length(v)) FROM t"

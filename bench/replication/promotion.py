@@ -4,7 +4,7 @@ import statistics
 import time
 from pathlib import Path
 
-from bench.replication.clusters import Pair, replicating, wait_for
+from bench.replication.clusters import Pair, replicating, succeed, wait_for
 from bench.replication.rows import Row
 
 _SECONDS = 2.0
@@ -43,10 +43,6 @@ def _one(root: Path, dead: bool) -> float:
 def _promote(pair: Pair) -> float:
     began = time.monotonic()
     pair.secondary.promote()
-    wait_for(lambda: _writes(pair), "the first write", pause=0.002)
+    call = pair.secondary.server.call
+    succeed(lambda: call("POST", "kv1/after", {"a": "b"}), "the first write")
     return time.monotonic() - began
-
-
-def _writes(pair: Pair) -> bool:
-    pair.secondary.server.call("POST", "kv1/after", {"a": "b"})
-    return True

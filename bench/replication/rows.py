@@ -34,3 +34,11 @@ def median_and_spread(values: Sequence[float], unit: str) -> str:
     if len(values) == 1:
         return middle
     return f"{middle} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many a second, and the processor time that one took, on both sides together."""
+
+    per_second: float
+    processor_us: float

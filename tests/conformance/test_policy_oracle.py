@@ -100,7 +100,7 @@ def denied_by_a_narrower_rule_without_the_slash(acl: Acl, path: str) -> bool:
     return path.endswith("/") and acl.capabilities(path[:-1]) == ["deny"]
 
 
-def test_capabilities_equal_those_of_openbao(oracle: Oracle) -> None:
+def test_conv_35_capabilities_equal_those_of_openbao(oracle: Oracle) -> None:
     rng = random.Random(SEED)
     cases = []
     for at in range(SETS):

@@ -1,16 +1,11 @@
 """The pages agree with the code and with each other."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.undercroft import dev_server
 from undercroft.cli.commands import COMMANDS
-from undercroft.config import load
 from undercroft.engines.reference import fill, tables
 
 ROOT = Path(__file__).parents[2]
@@ -59,53 +54,3 @@ def test_the_tables_of_routes_are_the_codes() -> None:
 def test_every_command_has_a_section(name: str) -> None:
     titles = re.findall(r"^## (.+)$", (DOCS / "cli.md").read_text(), re.MULTILINE)
     assert name in [command for title in titles for command in title.split(", ")]
-
-
-def _shown(page: Path) -> list[tuple[str, list[str]]]:
-    """Commands of the blocks marked `<!-- run: dev -->`, each with the lines shown below it."""
-    blocks = re.findall(r"<!-- run: dev -->\n```sh\n(.*?)```", page.read_text(), re.DOTALL)
-    commands: list[tuple[str, list[str]]] = []
-    for line in "".join(blocks).splitlines():
-        if line.startswith("$ "):
-            commands.append((line[2:], []))
-        else:
-            commands[-1][1].append(line)
-    return commands
-
-
-def test_every_command_of_the_quick_start_prints_what_is_shown(tmp_path: Path) -> None:
-    commands = _shown(DOCS / "quick-start.md")
-    assert commands
-    with dev_server(tmp_path) as server:
-        address = f"http://127.0.0.1:{server.client.port}"
-        environment = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
-            "BAO_ADDR": address,
-            "VAULT_ADDR": address,  # hvac reads these two
-            "BAO_TOKEN": "root",
-            "VAULT_TOKEN": "root",
-        }
-        for command, lines in commands:
-            done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", command],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=30,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stderr}"
-            if lines:
-                assert done.stdout.splitlines() == lines, command
-
-
-def test_the_configuration_of_the_quick_start_has_no_mistake(tmp_path: Path) -> None:
-    shown = re.search(r"```hcl\n(.*?)```", (DOCS / "quick-start.md").read_text(), re.DOTALL)
-    assert shown
-    for name in ("cert.pem", "key.pem"):
-        (tmp_path / name).touch()
-    config = tmp_path / "undercroft.hcl"
-    config.write_text(re.sub(r'"((?:cert|key)\.pem|data)"', rf'"{tmp_path}/\1"', shown[1]))
-    loaded = load([str(config)], environment={})
-    assert loaded.warnings == ()
-    assert loaded.settings.listeners[0].address

@@ -104,6 +104,19 @@ def test_a_server_is_initialised_once(tmp_path: Path) -> None:
         assert again.body["errors"] == ["Vault is already initialized"]
 
 
+def test_conv_13_a_server_without_keys_is_501_to_health_and_503_to_the_rest(tmp_path: Path) -> None:
+    server = fresh(tmp_path)
+    client = server.client
+    try:
+        assert client.request("GET", "sys/health").status == 501
+        assert client.request("GET", "sys/init").body == {"initialized": False}
+        for path in ("sys/mounts", "secret/data/x", "auth/token/lookup-self", "no/such/mount"):
+            answer = client.request("GET", path, token="s.unknown")
+            assert (answer.status, answer.body) == (503, {"errors": ["Vault is sealed"]}), path
+    finally:
+        server.kill()
+
+
 @pytest.fixture(name="sealed")
 def _sealed(tmp_path: Path) -> Any:
     """A server with three shares, sealed."""
@@ -157,7 +170,9 @@ def test_what_is_no_share_at_all_is_refused_and_not_counted(
 # sealed
 
 
-def test_a_sealed_server_answers_503_to_all_but_the_open_endpoints(sealed: Undercroft) -> None:
+def test_conv_13_a_sealed_server_answers_503_to_all_but_the_open_endpoints(
+    sealed: Undercroft,
+) -> None:
     client = sealed.client
     for method, path in (
         ("GET", "secret/data/kept"),
@@ -178,12 +193,12 @@ def test_a_sealed_server_answers_503_to_all_but_the_open_endpoints(sealed: Under
         ("GET", "sys/no-such-route"),
     ):
         for token in ("", client.token, "s.unknown"):
-            body = {} if method in ("POST", "PUT") else None
+            body: Any = {} if method in ("POST", "PUT") else None
             answer = client.request(method, path, body, token=token)
             assert (answer.status, answer.body) == (503, {"errors": ["Vault is sealed"]}), path
 
 
-def test_a_sealed_server_says_so_where_it_is_asked_about_itself(sealed: Undercroft) -> None:
+def test_conv_13_a_sealed_server_says_so_where_it_is_asked_about_itself(sealed: Undercroft) -> None:
     answers = {path: sealed.client.request("GET", path, token="") for path in OPEN_WHILE_SEALED}
     assert answers["sys/health"].status == 503
     assert answers["sys/health"].body["sealed"] is True

@@ -22,7 +22,7 @@ def index_of(answer: object) -> str:
     return headers.get("x-vault-index", "")
 
 
-def test_a_write_answers_with_an_index_and_a_read_without(pair: Pair) -> None:
+def test_conv_20_a_write_answers_with_an_index_and_a_read_without(pair: Pair) -> None:
     assert index_of(pair.primary.request("POST", "secret/data/a", {"data": {"v": 1}}))
     assert not index_of(pair.primary.request("GET", "secret/data/a"))
 
@@ -44,7 +44,7 @@ def test_a_client_reads_at_the_secondary_what_it_wrote_there(pair: Pair) -> None
         assert pair.secondary.request("GET", "secret/data/c").body["data"]["data"] == {"v": number}
 
 
-def test_an_index_that_cannot_be_read_is_refused(pair: Pair) -> None:
+def test_conv_20_an_index_that_cannot_be_read_is_refused(pair: Pair) -> None:
     for text in ("nonsense", "AAAA", "a" * 2000, base64.b64encode(b"\x95" + b"x" * 60).decode()):
         read = pair.primary.request("GET", "secret/data/a", headers={"X-Vault-Index": text})
         assert read.status == 400, text
@@ -60,7 +60,7 @@ def test_an_index_that_was_tampered_with_is_refused_at_once(pair: Pair) -> None:
     assert read.status == 400
 
 
-def test_an_index_that_has_not_arrived_yet_is_answered_412_after_a_wait(pair: Pair) -> None:
+def test_conv_12_an_index_that_has_not_arrived_yet_is_answered_412_after_a_wait(pair: Pair) -> None:
     with pair.secondary_cut_off():
         wrote = pair.primary.request("POST", "secret/data/e", {"data": {"v": 1}})
         read = pair.secondary.request(
@@ -70,7 +70,9 @@ def test_an_index_that_has_not_arrived_yet_is_answered_412_after_a_wait(pair: Pa
     until(lambda: pair.caught_up(), seconds=20)
 
 
-def test_without_its_primary_a_secondary_reads_and_refuses_shared_writes(pair: Pair) -> None:
+def test_conv_39_without_its_primary_a_secondary_reads_and_refuses_shared_writes(
+    pair: Pair,
+) -> None:
     with pair.secondary_cut_off():
         until(
             lambda: pair.secondary.request("POST", "secret/data/f", {"data": {}}).status == 503,

@@ -420,6 +420,7 @@ class LiveSink(View):
         def change() -> int:
             self._refuse_others()
             self.disk.jump(position)
+            self.disk.submits = False
             self.committed([])
             return 0
 

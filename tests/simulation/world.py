@@ -220,7 +220,7 @@ class World:
         if self._is_filtered(cluster):
             cluster.exact_from = LACKING
             return
-        if session is None or not session.following:
+        if session is None or not session.following or cluster.role.mode != SECONDARY:
             return
         if session.divergences:
             self.divergences += session.divergences

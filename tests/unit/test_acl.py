@@ -83,7 +83,7 @@ def test_sudo_is_asked_for_by_itself() -> None:
         ("*", "+/*", "a/b"),  # fewer pluses: the surprising one
     ],
 )
-def test_precedence_of_convention_35(winner: str, loser: str, path: str) -> None:
+def test_conv_35_the_more_specific_rule_wins(winner: str, loser: str, path: str) -> None:
     for patterns in ((winner, loser), (loser, winner)):
         granted = {winner: "read", loser: "delete"}
         assert acl(*(rules({p: granted[p]}) for p in patterns)).capabilities(path) == ["read"]

@@ -8,8 +8,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
-from undercroft.cli.commands import COMMANDS, Command, Flag
+from undercroft.cli.commands import COMMANDS
 from undercroft.cli.failure import UsageError
+from undercroft.cli.flags import Command, Flag
 
 _TRUE: Final = ("1", "t", "true")
 _FALSE: Final = ("0", "f", "false", "")
@@ -37,7 +38,7 @@ def _without_values(message: str) -> str:
 def find_command(arguments: Sequence[str]) -> tuple[Command | None, list[str]]:
     """The command that the first words name, and the rest of them."""
     words = list(arguments)
-    for count in (2, 1):
+    for count in (3, 2, 1):
         name = " ".join(words[:count])
         for command in COMMANDS:
             if command.name == name:
@@ -144,4 +145,4 @@ def _from_environment(flag: Flag, environment: Mapping[str, str]) -> object:
                 raise UsageError(f"{variable} must be true or false")
             return value.lower() in _TRUE
         return value
-    return False if flag.is_switch else None
+    return flag.starts_on if flag.is_switch else None

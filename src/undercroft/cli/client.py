@@ -27,6 +27,7 @@ _REDIRECTS: Final = (301, 302, 307, 308)
 class Answer:
     status: int
     body: Any  # decoded JSON, or None
+    retry_after_seconds: float | None = None
 
     @property
     def errors(self) -> list[str]:
@@ -89,7 +90,9 @@ class Client:
             connection.close()
         if len(raw) > ANSWER_BYTES_MAX:
             raise RemoteError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
-        return Answer(response.status, _decoded(raw)), response.headers.get("Location", "")
+        retry_after = _seconds(response.headers.get("Retry-After", ""))
+        answer = Answer(response.status, _decoded(raw), retry_after)
+        return answer, response.headers.get("Location", "")
 
     def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
         assert parts.hostname is not None, "addresses are checked when the client is made"
@@ -200,6 +203,11 @@ def _load_directory(context: ssl.SSLContext, path: str) -> None:
             context.load_verify_locations(cafile=str(file))
 
 
+def _seconds(text: str) -> float | None:
+    """Of Retry-After; a date counts as nothing."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 def _decoded(raw: bytes) -> Any:
     try:
         return jsontext.decode(raw) if raw.strip() else None
@@ -219,7 +227,10 @@ def _refusal(method: str, url: str, answer: Answer) -> RemoteError:
     if answer.status in _HINTS:
         hints.append(_HINTS[answer.status])
     return RemoteError(
-        f"the server answers {answer.status}: {told}", hint="\n".join(hints), status=answer.status
+        f"the server answers {answer.status}: {told}",
+        hint="\n".join(hints),
+        status=answer.status,
+        retry_after_seconds=answer.retry_after_seconds,
     )
 
 

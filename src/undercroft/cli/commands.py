@@ -4,92 +4,10 @@ Commands are named by the function that runs them and imported when they run, so
 `undercroft status` does not pay for the server.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True)
-class Flag:
-    """`-name=VALUE`, or with `is_switch` just `-name`; two dashes do as well as one."""
-
-    name: str
-    doc: str
-    value: str = "TEXT"
-    is_switch: bool = False
-    repeats: bool = False
-    choices: tuple[str, ...] = ()
-    other: tuple[str, ...] = ()  # more names
-    variables: tuple[str, ...] = ()  # environment, the first that is set counts
-
-    @property
-    def dest(self) -> str:
-        return self.name.replace("-", "_")
-
-
-@dataclass(frozen=True)
-class Command:
-    name: str
-    summary: str
-    run: str  # module:function, taking the parsed arguments and answering the exit code
-    arguments: str = ""
-    least: int = 0  # how many arguments
-    most: int | None = 0
-    flags: tuple[Flag, ...] = ()
-    example: str = ""
-
-
-def _variables(*names: str) -> tuple[str, ...]:
-    return tuple(prefix + name for name in names for prefix in ("BAO_", "VAULT_"))
-
-
-FORMAT: Final = Flag(
-    "format",
-    "How results are shown.",
-    "table|json",
-    choices=("table", "json"),
-    variables=_variables("FORMAT"),
-)
-FIELD: Final = Flag("field", "Print only this field of the result, without a line's end.")
-_CONNECTION: Final = (
-    Flag("address", "URL of the server.", "URL", variables=_variables("ADDR")),
-    Flag("ca-cert", "PEM file of the CA to trust.", "FILE", variables=_variables("CACERT")),
-    Flag(
-        "ca-path", "Directory of PEM files of CAs to trust.", "DIR", variables=_variables("CAPATH")
-    ),
-    Flag(
-        "client-cert", "PEM file to show the server.", "FILE", variables=_variables("CLIENT_CERT")
-    ),
-    Flag("client-key", "Its private key.", "FILE", variables=_variables("CLIENT_KEY")),
-    Flag(
-        "tls-server-name",
-        "Name that the server's certificate must have.",
-        "NAME",
-        variables=_variables("TLS_SERVER_NAME"),
-    ),
-    Flag(
-        "tls-skip-verify",
-        "Do not verify the server's certificate. Anyone between can read everything.",
-        is_switch=True,
-        variables=_variables("SKIP_VERIFY"),
-    ),
-    Flag(
-        "namespace",
-        "Namespace of the request.",
-        "NAME",
-        other=("ns",),
-        variables=_variables("NAMESPACE"),
-    ),
-    Flag("header", "A header to add; may be repeated.", "NAME=VALUE", repeats=True),
-    Flag("non-interactive", "Never ask for input.", is_switch=True),
-)
-_WRAP: Final = Flag(
-    "wrap-ttl",
-    "Ask for the answer in a wrapping token of this TTL.",
-    "DURATION",
-    variables=_variables("WRAP_TTL"),
-)
-_CLIENT: Final = (*_CONNECTION, FORMAT)
-_SECRET: Final = (*_CLIENT, _WRAP, FIELD)
+from undercroft.cli.flags import CLIENT, FIELD, FORMAT, SECRET, Command, Flag, from_variables
+from undercroft.cli.replication.commands import REPLICATION
 
 _SERVER: Final = (
     Flag("config", "Configuration file or directory; may be repeated.", "PATH", repeats=True),
@@ -102,13 +20,13 @@ _SERVER: Final = (
         "dev-root-token-id",
         "Root token of the development server.",
         "TOKEN",
-        variables=_variables("DEV_ROOT_TOKEN_ID"),
+        variables=from_variables("DEV_ROOT_TOKEN_ID"),
     ),
     Flag(
         "dev-listen-address",
         "Its address.",
         "HOST:PORT",
-        variables=_variables("DEV_LISTEN_ADDRESS"),
+        variables=from_variables("DEV_LISTEN_ADDRESS"),
     ),
     Flag("dev-tls", "Serve TLS with a certificate made for it.", is_switch=True),
     Flag("dev-tls-cert-dir", "Where to make that certificate.", "DIR"),
@@ -131,7 +49,7 @@ COMMANDS: Final = (
         "status",
         "Show whether the server is sealed; exit code 2 if it is",
         "status:status",
-        flags=_CLIENT,
+        flags=CLIENT,
         example="undercroft status",
     ),
     Command(
@@ -141,7 +59,7 @@ COMMANDS: Final = (
         "[TOKEN | - | NAME=VALUE…]",
         most=None,
         flags=(
-            *_CLIENT,
+            *CLIENT,
             FIELD,
             Flag("method", "`token` (default), `userpass`, `ldap` or `radius`.", "METHOD"),
             Flag("path", "Where the method is mounted, if not at its own name.", "PATH"),
@@ -158,7 +76,7 @@ COMMANDS: Final = (
         "PATH [NAME=VALUE…]",
         least=1,
         most=None,
-        flags=_SECRET,
+        flags=SECRET,
         example="undercroft read -field=password kv/app",
     ),
     Command(
@@ -169,7 +87,7 @@ COMMANDS: Final = (
         least=1,
         most=None,
         flags=(
-            *_SECRET,
+            *SECRET,
             Flag("force", "Allow a write without data.", is_switch=True, other=("f",)),
         ),
         example="undercroft write kv/app user=app password=@password.txt",
@@ -181,7 +99,7 @@ COMMANDS: Final = (
         "PATH",
         least=1,
         most=1,
-        flags=_CLIENT,
+        flags=CLIENT,
         example="undercroft list kv/",
     ),
     Command(
@@ -191,7 +109,7 @@ COMMANDS: Final = (
         "PATH [NAME=VALUE…]",
         least=1,
         most=None,
-        flags=_SECRET,
+        flags=SECRET,
         example="undercroft delete kv/app",
     ),
     Command(
@@ -199,7 +117,7 @@ COMMANDS: Final = (
         "Initialise a new server: make its root key and split it into shares",
         "operator:init",
         flags=(
-            *_CLIENT,
+            *CLIENT,
             Flag("key-shares", "How many key shares.", "N", other=("n",)),
             Flag("key-threshold", "How many of them unseal.", "N", other=("t",)),
             Flag("recovery-shares", "The same, of recovery keys, with a static seal.", "N"),
@@ -218,28 +136,28 @@ COMMANDS: Final = (
         "operator:unseal",
         "[KEY | -]",
         most=1,
-        flags=(*_CLIENT, Flag("reset", "Forget the shares given so far.", is_switch=True)),
+        flags=(*CLIENT, Flag("reset", "Forget the shares given so far.", is_switch=True)),
         example="undercroft operator unseal",
     ),
     Command(
         "operator seal",
         "Seal the server: it forgets its keys",
         "operator:seal",
-        flags=_CLIENT,
+        flags=CLIENT,
         example="undercroft operator seal",
     ),
     Command(
         "operator rotate",
         "Add a key term that encrypts from now on",
         "operator:rotate",
-        flags=_CLIENT,
+        flags=CLIENT,
         example="undercroft operator rotate",
     ),
     Command(
         "operator key-status",
         "Show the active key term",
         "operator:key_status",
-        flags=_CLIENT,
+        flags=CLIENT,
         example="undercroft operator key-status",
     ),
     Command(
@@ -249,7 +167,7 @@ COMMANDS: Final = (
         "[KEY | -]",
         most=1,
         flags=(
-            *_CLIENT,
+            *CLIENT,
             Flag("init", "Start an attempt; prints its nonce and OTP.", is_switch=True),
             Flag("status", "Show the attempt.", is_switch=True),
             Flag("cancel", "Give the attempt up.", is_switch=True),
@@ -270,6 +188,7 @@ COMMANDS: Final = (
         flags=(FORMAT,),
         example="undercroft operator check /var/lib/undercroft",
     ),
+    *REPLICATION,
     Command(
         "demo",
         "Show a server at work: TLS, policies, kill -9, restart",

@@ -25,13 +25,24 @@ class UsageError(CommandError):
 
 
 class RemoteError(CommandError):
-    """The server refused; `status` is the HTTP status, 0 if it was never reached."""
+    """The server refused; `status` is the HTTP status, 0 if it was never reached.
+
+    `retry_after_seconds` is the server's word that nothing happened and when to ask again.
+    """
 
     code = REMOTE
 
-    def __init__(self, text: str, *, hint: str = "", status: int = 0) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        hint: str = "",
+        status: int = 0,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(text, hint=hint)
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
 
 
 def show(error: CommandError) -> int:

@@ -25,6 +25,19 @@ def table(rows: Iterable[tuple[str, str]], head: tuple[str, ...] = ("Key", "Valu
     return "\n".join(safe(f"{line[0]:<{width}}{line[1]}".rstrip()) for line in lines)
 
 
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Any number of columns below a head."""
+    lines = [
+        tuple(safe(text).replace("\n", " ") for text in line)
+        for line in (head, ["-" * len(name) for name in head], *rows)
+    ]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    return "\n".join(
+        "    ".join(f"{text:<{w}}" for text, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def column(head: str, values: Sequence[str]) -> str:
     return "\n".join(safe(line) for line in (head, "-" * len(head), *values))
 
@@ -125,6 +138,23 @@ def show_secret(body: Mapping[str, Any], form: str | None, field: str | None) ->
     for warning in body.get("warnings") or ():
         print(safe(f"Warning: {warning}"), file=sys.stderr)
     print(table(secret_rows(body)))
+    return OK
+
+
+def show_done(body: Any, done: str, form: str | None) -> int:
+    """What a change came to: its warnings on standard error, a sentence, the answer's data.
+
+    `body` is None where the server answers with nothing.
+    """
+    envelope = body if isinstance(body, dict) else {}
+    if form == "json":
+        print(jsontext.encode({name: envelope.get(name) for name in _ENVELOPE}))
+        return OK
+    for warning in envelope.get("warnings") or ():
+        print(safe(f"Warning: {warning}"), file=sys.stderr)
+    print(safe(f"Success! {done}"))
+    if envelope.get("data"):
+        print("\n" + table(secret_rows(envelope), ()))
     return OK
 
 

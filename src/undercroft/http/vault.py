@@ -118,6 +118,8 @@ def _apply_headers(request: Request, headers: dict[bytes, bytes]) -> None:
             raise InvalidRequest("X-Vault-Wrap-Format: only jwt is supported")
     namespace = headers.get(b"x-vault-namespace")
     if namespace and namespace.strip(b"/ ") not in (b"", b"root"):
+        if request.path.startswith("sys/replication/"):
+            raise InvalidRequest("operation only available in root namespace")
         raise NotFound("namespace not found")
     request.headers = {
         _text(name): _text(value) for name, value in headers.items() if name not in _HIDDEN

@@ -21,7 +21,7 @@ from undercroft.replication.role import (
     read_role,
     write_role,
 )
-from undercroft.request.mounts import mount_id_of
+from undercroft.request.mounts import Mount, mount_id_of
 from undercroft.request.work import enqueue_purge
 from undercroft.storage.batch import Batch
 from undercroft.storage.keys import SHARED, SYSTEM
@@ -54,6 +54,8 @@ class Applier:
             changes.Announced: self._announced,
             changes.BeginComparison: self._begin,
             changes.KeepClaim: self._keep_claim,
+            changes.Settled: self._settled,
+            changes.Submitted: self._submitted,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -88,21 +90,34 @@ class Applier:
     def _follow_mounts(self, tx: Transaction, record: SharedRecord) -> None:
         for kind, _, key, _, _ in operations_of(record.body):
             if kind == DELETE and key.startswith(_MOUNTS):
-                enqueue_purge(tx, mount_id_of(key))
+                self._unmount(tx, key)
+
+    def _unmount(self, tx: Transaction, key: bytes) -> None:
+        """The mount's local data goes, and the tokens that came by it: both are this cluster's."""
+        mount = tx.read(key, Mount)
+        enqueue_purge(tx, mount_id_of(key))
+        if mount is not None and mount.auth:
+            self._services.tokens.revoke_mount(tx, mount.id)
 
     def _entries(self, batch: Batch, tx: Transaction, change: changes.StoreEntries) -> int:
         self._copying(tx)
         own = batch.transaction()
         for key, record in change.entries:
             if record is None and key.startswith(_MOUNTS):
-                enqueue_purge(own, mount_id_of(key))
+                self._unmount(own, key)
         return batch.accept_entries(change.entries, own)
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
-        role = self._copying(tx)
+        self._copying(tx)
         batch.accept_jump(change.position)
-        if role.comparing or role.submits:
-            write_role(tx, msgspec.structs.replace(role, comparing=False, submits=False))
+        return 0
+
+    def _settled(self, batch: Batch, tx: Transaction, change: changes.Settled) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), comparing=False))
+        return 0
+
+    def _submitted(self, batch: Batch, tx: Transaction, change: changes.Submitted) -> int:
+        write_role(tx, msgspec.structs.replace(self._copying(tx), submits=False))
         return 0
 
     def _keep_claim(self, batch: Batch, tx: Transaction, change: changes.KeepClaim) -> int:

@@ -301,7 +301,14 @@ class Replicator:
         copy = following.copy
         assert copy is not None
         try:
-            finish_copy(self.store, copy, following.upstream, self.role, self.clock.wall_ms())
+            finish_copy(
+                self.store,
+                copy,
+                following.upstream,
+                self.role,
+                self.clock.wall_ms(),
+                unsettled=following.copy_unsettled,
+            )
         except UndercroftError as error:
             log.error("the first copy could not be finished", error=error.message)
             return
@@ -325,7 +332,30 @@ class Replicator:
         self._report_at = time.monotonic() + _REPORT_SECONDS
         if self._state is not None:
             self.services.replication = self._status(self._state)
+            self._measure(self.services.replication)
             self.link.tell(Report(self.services.replication))
+
+    def _measure(self, status: ReplicationStatus) -> None:
+        gauge, last = self.services.metrics.set, status.position.seq
+        primary, secondary = status.mode == PRIMARY, status.mode == SECONDARY
+        connected = [peer for peer in status.peers if peer.connected] if primary else []
+        behind = max(0, status.primary_position.seq - last)
+        gauge("vault.core.replication.performance.primary", to=float(primary))
+        gauge("vault.core.replication.performance.secondary", to=float(secondary))
+        gauge("vault.replication.wal.last_wal", to=self.state.number)
+        gauge("vault.replication.wal.last_performance_wal", to=last if primary else 0)
+        gauge("vault.replication.fsm.last_remote_wal", to=last if secondary else 0)
+        gauge("undercroft.replication.epoch", to=status.position.epoch)
+        gauge("undercroft.replication.fenced", to=float(self.role.fence is not None))
+        gauge("undercroft.replication.connected", to=float(status.connection_state == READY))
+        gauge("undercroft.replication.lag_records", to=behind if secondary else 0)
+        gauge("undercroft.replication.lag_ms", to=status.lag_ms or 0)
+        gauge("undercroft.replication.secondaries", to=len(connected))
+        slowest = max((last - peer.position.seq for peer in connected), default=0)
+        gauge("undercroft.replication.secondary_lag_records", to=slowest)
+        gauge("undercroft.replication.divergences", to=status.divergences)
+        gauge("undercroft.replication.bytes_sent", to=sum(peer.bytes for peer in connected))
+        gauge("undercroft.replication.bytes_received", to=status.bytes)
 
     def _status(self, state: LiveSink) -> ReplicationStatus:
         role = self.role

@@ -41,7 +41,7 @@ from undercroft.node.worker import Worker
 from undercroft.node.writer import WorkerLink, Writer
 from undercroft.observe import logs
 from undercroft.observe.metrics import Metrics
-from undercroft.replication import control
+from undercroft.replication import activation, control
 from undercroft.request import index
 from undercroft.request.audit import Auditor
 from undercroft.request.mounts import Mount, MountTable, new_accessor, new_mount_id
@@ -199,6 +199,7 @@ def _on_keyring(writer: Writer, keyring: Keyring) -> None:
 def _prepare_opened(services: Services, tx: Transaction, now_ms: int) -> None:
     """What must be stored before the first request may be served."""
     services.audit.ensure_salts(tx)
+    activation.forget_pending_key(tx)  # it does not outlive a seal
     remember_version(tx, now_ms)
 
 

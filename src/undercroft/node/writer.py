@@ -163,6 +163,7 @@ class Writer:
         self._alone = asyncio.Event()  # after that, once no worker is connected any more
         self.store = store
         self.services = services
+        services.store = store
         self.pipeline = Pipeline(services)
         self.links: set[WorkerLink] = set()
         self._loop = loop

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -99,18 +100,26 @@ class ChangeLink(asyncio.Protocol):
             transport.write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """First of all the way back; then whoever waits is told, whatever becomes of that."""
         self._transport = None
-        changes, self._changes = self._changes, {}
-        calls, self._calls = self._calls, {}
-        self._listener.on_writer_lost()
-        for number, done in changes.items():
-            done(Done(number, START, failure="the writer stopped"))
-        failure = failure_of(Internal("the writer stopped: the outcome is unknown"))
-        for number, answered in calls.items():
-            answered(Answer(number, error=failure))
         if not self._closing:
             log.warn("lost the writer")
             self._reconnecting = asyncio.ensure_future(self.connect())
+        changes, self._changes = self._changes, {}
+        calls, self._calls = self._calls, {}
+        failure = failure_of(Internal("the writer stopped: the outcome is unknown"))
+        waiting: list[Callable[[], None]] = [
+            *(
+                partial(done, Done(n, START, failure="the writer stopped"))
+                for n, done in changes.items()
+            ),
+            *(partial(done, Answer(n, error=failure)) for n, done in calls.items()),
+        ]
+        for tell in [self._listener.on_writer_lost, *waiting]:
+            try:
+                tell()
+            except Exception as failed:
+                log.exception("nobody could be told that the writer is gone", failed)
 
     def tell(self, frame: FromWorker) -> None:
         if self._transport is not None:

@@ -86,6 +86,33 @@ TABLE: Final = (
     Metric("undercroft.wal.bytes", Kind.GAUGE, "Bytes of the log"),
     Metric("undercroft.storage.bytes", Kind.GAUGE, "Bytes of the store that are in use"),
     Metric("undercroft.expire.reaped", Kind.COUNTER, "Tokens, leases and entries that expired"),
+    Metric(
+        "vault.core.replication.performance.primary", Kind.GAUGE, "1 on a primary of a set, else 0"
+    ),
+    Metric("vault.core.replication.performance.secondary", Kind.GAUGE, "1 on a secondary, else 0"),
+    Metric("vault.replication.wal.last_wal", Kind.GAUGE, "Last log record, of any kind"),
+    Metric("vault.replication.wal.last_performance_wal", Kind.GAUGE, "Place of the shared log"),
+    Metric(
+        "vault.replication.fsm.last_remote_wal",
+        Kind.GAUGE,
+        "Place of the shared log that a secondary has applied",
+    ),
+    Metric("undercroft.replication.epoch", Kind.GAUGE, "Epoch that is written or followed"),
+    Metric("undercroft.replication.fenced", Kind.GAUGE, "1 when a newer epoch was met, else 0"),
+    Metric("undercroft.replication.connected", Kind.GAUGE, "1 while a secondary streams, else 0"),
+    Metric("undercroft.replication.lag_records", Kind.GAUGE, "Records a secondary is behind"),
+    Metric("undercroft.replication.lag_ms", Kind.GAUGE, "The same in milliseconds"),
+    Metric("undercroft.replication.secondaries", Kind.GAUGE, "Secondaries connected to a primary"),
+    Metric(
+        "undercroft.replication.secondary_lag_records",
+        Kind.GAUGE,
+        "Records that the slowest connected secondary is behind",
+    ),
+    Metric(
+        "undercroft.replication.divergences", Kind.GAUGE, "States that differed and were healed"
+    ),
+    Metric("undercroft.replication.bytes_sent", Kind.GAUGE, "To the connected secondaries"),
+    Metric("undercroft.replication.bytes_received", Kind.GAUGE, "From the primary, this session"),
     Metric("undercroft.process.restarts", Kind.COUNTER, "Child processes started again"),
 )
 

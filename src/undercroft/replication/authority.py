@@ -27,7 +27,9 @@ from undercroft.storage.view import Snapshot, Transaction
 AUTHORITY_KEY: Final = key(OWN, SYSTEM, "replication/performance/authority")
 
 AUTHORITY_DAYS: Final = 3650
-CERTIFICATE_HOURS: Final = 72
+# Revoking goes by the ticket, not by waiting: so long that a cluster may be cut off for weeks and
+# still tell an old primary that its epoch is over.
+CERTIFICATE_HOURS: Final = 24 * 90
 ID_CHARS_MAX: Final = 128  # of a secondary
 _CURVE: Final = ec.SECP256R1()
 # Clocks of clusters may be an hour apart, and nobody is to be locked out by that.

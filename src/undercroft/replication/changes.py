@@ -96,6 +96,14 @@ class KeepClaim(_Change, frozen=True, array_like=True, tag=15):
     claim: bytes
 
 
+class Settled(_Change, frozen=True, array_like=True, tag=16):
+    """The state is that of its position again, after a comparison."""
+
+
+class Submitted(_Change, frozen=True, array_like=True, tag=17):
+    """A session with the primary that an operator chose has stood."""
+
+
 class BeginComparison(_Change, frozen=True, array_like=True, tag=14):
     """Entries are about to change without a position: until a JumpTo data may be missing."""
 
@@ -122,4 +130,6 @@ Change = (
     | Announced
     | BeginComparison
     | KeepClaim
+    | Settled
+    | Submitted
 )

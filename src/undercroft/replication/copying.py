@@ -30,8 +30,19 @@ from undercroft.storage.store import Store
 _SEALS: Final = (CONFIG_KEY, ROOT_KEY_KEY, RECOVERY_KEY)
 
 
-def finish_copy(live: Store, copy: CopySink, upstream: Upstream, role: Role, now_ms: int) -> None:
-    """Complete the copy and close it. Raises Sealed, Corrupt; may be tried again."""
+def finish_copy(
+    live: Store,
+    copy: CopySink,
+    upstream: Upstream,
+    role: Role,
+    now_ms: int,
+    *,
+    unsettled: bool,
+) -> None:
+    """Complete the copy and close it. Raises Sealed, Corrupt; may be tried again.
+
+    `unsettled`: it is ahead of its position here and there, until the log has come so far.
+    """
     own = live.keyring
     if own is None:
         raise Sealed
@@ -67,6 +78,7 @@ def finish_copy(live: Store, copy: CopySink, upstream: Upstream, role: Role, now
                 upstream=upstream,
                 since_ms=now_ms,
                 withheld=copy.withheld,
+                comparing=unsettled,
             ),
         )
         batch.accept(tx)

@@ -34,11 +34,14 @@ class PathFilter(msgspec.Struct, frozen=True):
 
 
 def make_filter(mode: str, paths: Iterable[str]) -> PathFilter:
-    """Raises InvalidRequest for a mode that is none, no paths, and paths that always go."""
+    """Raises InvalidRequest for a mode that is none, an allow list without paths, paths that name
+    no mount, and paths that always go.
+    """
     if mode not in _MODES:
         raise InvalidRequest("mode must be allow or deny")
     cleaned = tuple(dict.fromkeys(_clean(path) for path in paths if path.strip()))
-    if not cleaned:
+    # With deny and no paths everything goes, as the caller says.
+    if "/" in cleaned or (not cleaned and _MODES[mode] == ALLOW):
         raise InvalidRequest("paths must name at least one mount")
     for path in cleaned:
         if path.startswith(_NEVER):

@@ -9,6 +9,7 @@ durable then.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,7 @@ from undercroft.storage.wal import Position
 log = get_logger("replication")
 
 CONNECT_SECONDS: Final = 10.0
+HOLD_SECONDS: Final = 15.0  # longer than a promotion may take after the primary's grant
 _RETRY_FIRST_SECONDS: Final = 0.1
 _RETRY_MAX_SECONDS: Final = 3.0
 _STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
@@ -50,13 +52,16 @@ async def dial(
     loop = asyncio.get_running_loop()
     context = authority.client_context(credentials)
     async with asyncio.timeout(CONNECT_SECONDS):
-        _, link = await loop.create_connection(
+        transport, link = await loop.create_connection(
             lambda: SessionLink(make, on_end),
             host.strip("[]"),
             int(port),
             ssl=context,
             server_hostname=authority.server_name(set_id),
         )
+    if transport.get_extra_info("ssl_object").selected_alpn_protocol() != frames.ALPN:
+        transport.abort()
+        raise ConnectionRefusedError("it is no cluster port")
     return link
 
 
@@ -76,6 +81,8 @@ class Following:
         self.divergences = 0
         self.newer: tuple[int, bytes] | None = None
         self.copy_complete = False
+        self.copy_unsettled = False
+        self._held_until = 0.0  # no session begins: a handover was granted to the last one
         self._link: SessionLink | None = None
         self._stopping = False
         self._stopped = False  # an operator has to look
@@ -91,6 +98,9 @@ class Following:
         delay = _RETRY_FIRST_SECONDS
         while not self._stopping:
             connected = False
+            held = self._held_until - time.monotonic()
+            if held > 0:
+                await asyncio.sleep(held)
             for address in self.upstream.addresses:
                 connected = await self._session_with(address)
                 if connected or self._stopping:
@@ -257,15 +267,27 @@ class Following:
         try:
             reply = await asyncio.wait_for(asked, seconds)
         except TimeoutError:
-            return "refused", 0, "the primary did not stop in time"
+            return self._give_up(session, "the primary did not stop in time")
         if reply is None:
             return "unreachable", 0, "the link broke"
         if not reply.granted:
             return "refused", 0, reply.reason
         last = Position(self._sink.position().epoch, reply.seq, b"")
         if not await self.arrival(last, seconds):
-            return "refused", 0, "the primary's last records did not arrive in time"
+            return self._give_up(session, "the primary's last records did not arrive in time")
+        if session.ended:
+            return "refused", 0, "the link broke"
+        # Whoever shows itself without an epoch after a grant must open none (`moves.may_open`).
+        self._held_until = time.monotonic() + HOLD_SECONDS
         return "ready", reply.seq, ""
+
+    def _give_up(self, session: SecondarySession, reason: str) -> tuple[str, int, str]:
+        """The primary may have stopped for us, now or a moment later: it goes on writing only when
+        a new session shows that we have opened no epoch.
+        """
+        session.end("handover", reason)
+        self.flush()
+        return "refused", 0, reason
 
     # secondary.Host
 
@@ -313,6 +335,7 @@ class Following:
     def copied(self) -> None:
         self.copy_complete = True
         if self.session is not None:
+            self.copy_unsettled = self.session.unsettled
             self.session.end("copied", "the first copy is complete")
         self._node.report_soon()
 
@@ -340,6 +363,8 @@ class Following:
         """Once a second."""
         self._renew()
         session = self.session
+        if session is not None and session.following and self._node.role.submits:
+            self._node.link.commit(changes.Submitted(), _ignore)
         if session is not None and session.divergences > self.divergences:
             self.divergences = session.divergences
             self.last_divergence_ms = self._node.clock.wall_ms()

@@ -56,10 +56,15 @@ def join(
         raise InvalidRequest("missing token")
     sealed = activation.is_sealed(token)
     if sealed:
-        grant = activation.open_sealed(view, token, now_ms)
+        grant = activation.open_sealed(view, token)
     else:
         grant = _unwrap(token, api_addr, trust, now_ms)
-    _check(grant.addresses, grant.credentials, grant.set_id, own_id)
+    try:
+        _check(grant.addresses, grant.credentials, grant.set_id, own_id)
+    except Unavailable:
+        if 0 < grant.expires_ms <= now_ms:
+            raise activation.expired() from None
+        raise
     return Joined(grant, sealed)
 
 
@@ -81,11 +86,14 @@ def _check(addresses: tuple[str, ...], credentials: Credentials, set_id: str, ow
         if welcome.cluster_id == own_id:
             raise InvalidRequest("the token is this cluster's own")
         return address
-    raise Unavailable("the primary's cluster port cannot be reached: " + "; ".join(failures))
+    raise Unavailable(
+        "the primary's cluster port cannot be reached: " + "; ".join(failures),
+        hint="the token is used up by the attempt: revoke its id and make another",
+    )
 
 
 def _unwrap(token: str, api_addr: str, trust: Trust, now_ms: int) -> Grant:
-    claims = activation.parse_token(token, now_ms)
+    claims = activation.parse_token(token)
     address = api_addr or claims.addr
     if not address:
         raise InvalidRequest(
@@ -93,6 +101,8 @@ def _unwrap(token: str, api_addr: str, trust: Trust, now_ms: int) -> Grant:
         )
     status, body = _post(address, token, trust)
     if status != 200:
+        if status == 400 and 0 < claims.exp <= now_ms // 1000:
+            raise activation.expired()
         hint = ""
         if status == 400:
             hint = (
@@ -114,7 +124,7 @@ def _unwrap(token: str, api_addr: str, trust: Trust, now_ms: int) -> Grant:
         raise InvalidRequest(
             "the primary's authority is not the one that the token names: it was tampered with"
         )
-    return activation.check_grant(grant, now_ms)
+    return activation.check_grant(grant)
 
 
 def data_of(grant: Grant) -> dict[str, Any]:
@@ -227,6 +237,8 @@ def probe(address: str, credentials: Credentials, set_id: str, own_id: str) -> W
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=authority.server_name(set_id)) as sock,
     ):
+        if sock.selected_alpn_protocol() != frames.ALPN:
+            raise ProtocolError("it is no cluster port")
         sock.sendall(frames.encode(hello))
         decoder = frames.Decoder()
         while time.monotonic() < deadline:

@@ -15,7 +15,7 @@ import msgspec
 
 from undercroft.errors import InvalidRequest, NeedsPrimary, Unavailable
 from undercroft.node.state import CLUSTER_KEY, Cluster
-from undercroft.replication import activation, authority, claims, filters
+from undercroft.replication import activation, authority, claims, filters, moves
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage, founded
 from undercroft.replication.role import (
     BOOTSTRAPPING,
@@ -188,8 +188,9 @@ def promote(
             authority=own.certificate,
             opened_ms=now_ms,
         )
-        claim = msgspec.msgpack.encode(claims.sign(made, upstream.credentials))
-        announcements = (Announcement(upstream.addresses, upstream.credentials),)
+        theirs = claims.decode(role.claim) if role.claim else None
+        claim = msgspec.msgpack.encode(claims.sign(made, upstream.credentials, theirs))
+        announcements += (Announcement(upstream.addresses, upstream.credentials),)
     write_role(
         tx,
         Role(
@@ -233,7 +234,9 @@ def fence_by(tx: Transaction, signed: bytes, now_ms: int) -> None:
     if role.mode != PRIMARY or lineage is None or own is None:
         return
     parsed = claims.decode(signed)
-    secondary_id = claims.claimant_of(parsed)
+    if role.fence is not None and role.claim == signed:
+        return
+    secondary_id = claims.secondary_of(parsed, own.certificate)
     claim = claims.verify(
         parsed,
         own.certificate,
@@ -277,19 +280,14 @@ def revoke(tx: Transaction, secondary_id: str, now_ms: int) -> activation.Second
     """A secondary may not come back. A fence by it, or a handover to it, is overruled by that."""
     role = read_role(tx)
     _require(role, PRIMARY)
-    overrules = role.fence is not None and role.fence.claimant == secondary_id
-    waits = role.handover is not None and role.handover.secondary_id == secondary_id
     revoked = activation.revoke(tx, secondary_id)
     filters.delete_filter(tx, secondary_id)
-    if overrules or waits:
-        fence = role.fence
-        before = lineage_of(tx)
-        assert before is not None, "a primary has a lineage"
+    before = lineage_of(tx)
+    assert before is not None, "a primary has a lineage"
+    overruled = moves.revoked(role, before, secondary_id, tx.shared, cluster_of(tx).id, now_ms)
+    if overruled.lineage is not None:  # a still higher epoch: the claim counts for nobody
         tx.allow_shared()
-        if fence is not None:  # a still higher epoch, so that the claim counts for nobody
-            opened = before.opened(tx.shared, cluster_of(tx).id, now_ms)
-            number = max(opened.current.number, fence.lineage.current.number + 1)
-            current = msgspec.structs.replace(opened.current, number=number)
-            _write_lineage(tx, Lineage(opened.set_id, (*opened.epochs[:-1], current)))
-        write_role(tx, msgspec.structs.replace(role, fence=None, handover=None))
+        _write_lineage(tx, overruled.lineage)
+    if overruled.role != role:
+        write_role(tx, overruled.role)
     return revoked

@@ -89,6 +89,25 @@ class Role(msgspec.Struct, frozen=True):
     withheld: tuple[bytes, ...] = ()  # ids of mounts whose data the primary keeps from us
 
 
+class Checks(msgspec.Struct, frozen=True):
+    """When the digests were checked last, with what result, and when they were made anew."""
+
+    checked_ms: int = 0
+    corrupted: bool = False
+    reindexed_ms: int = 0
+
+
+CHECKS_KEY: Final = key(OWN, SYSTEM, "replication/performance/checks")
+
+
+def read_checks(view: Snapshot) -> Checks:
+    return view.read(CHECKS_KEY, Checks) or Checks()
+
+
+def write_checks(tx: Snapshot, checks: Checks) -> None:
+    tx.put(CHECKS_KEY, msgspec.msgpack.encode(checks))
+
+
 def read_role(view: Snapshot) -> Role:
     return view.read(ROLE_KEY, Role) or Role()
 

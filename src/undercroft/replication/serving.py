@@ -20,7 +20,7 @@ from undercroft.errors import UndercroftError
 from undercroft.node.frames import Answer, Done, failure_of
 from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
-from undercroft.replication import activation, authority, changes, filters
+from undercroft.replication import activation, authority, changes, filters, moves
 from undercroft.replication.activation import Secondary
 from undercroft.replication.authority import Authority, Distrusted
 from undercroft.replication.filters import Selection
@@ -175,19 +175,22 @@ class Serving:
 
     def _check_handover(self, session: PrimarySession, secondary: Secondary) -> None:
         """If we stopped in favour of one that is back without an epoch, go on writing."""
-        handover = self._node.role.handover
-        if handover is None or handover.secondary_id != secondary.id:
+        role, loop = self._node.role, asyncio.get_running_loop()
+        if role.handover is None or role.handover.secondary_id != secondary.id:
             return
 
         def look() -> None:
-            hello = session.hello
-            if session.ended or hello is None or hello.intent != frames.STREAM:
+            hello, mine = session.hello, self._node.state.lineage()
+            if session.ended or mine is None:
                 return
-            mine = self._node.state.lineage()
-            if hello.lineage is not None and mine is not None and not hello.lineage.beats(mine):
+            if hello is None or not session.round_trips:  # an old hello may arrive late
+                loop.call_later(0.1, look)
+            elif hello.intent == frames.STREAM and moves.handover_is_void(
+                self._node.role, mine, secondary.id, hello.lineage, begun_since=True
+            ):
                 self._node.link.commit(changes.WithdrawHandover(secondary.id), _nothing)
 
-        asyncio.get_running_loop().call_later(0.5, look)
+        loop.call_later(0.1, look)
 
     def _registered(self, certificate: bytes) -> Secondary:
         """The activation of a certificate. Raises Distrusted."""
@@ -196,6 +199,8 @@ class Serving:
             secondary = activation.find(view, named.secondary_id)
         if secondary is None or secondary.ticket != named.ticket:
             raise Distrusted(f"'{named.secondary_id}' is revoked or was never activated")
+        if secondary.state_at(self._node.clock.wall_ms()) == activation.EXPIRED:
+            raise Distrusted(f"the activation of '{named.secondary_id}' has expired unused")
         return secondary
 
     def _ended(self, link: SessionLink) -> None:

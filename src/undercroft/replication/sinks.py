@@ -60,7 +60,7 @@ class LiveSink(StoreState):
             return read_role(view).comparing
 
     def settled(self) -> None:
-        """The writer has noted it with the jump."""
+        self._commit(changes.Settled(), lambda _: None)
 
     def jump(self, position: Position, done: Callable[[], None]) -> None:
         self._commit(changes.JumpTo(position), lambda _: done())

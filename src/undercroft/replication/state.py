@@ -63,6 +63,11 @@ class StoreState:
                         self._tell_roots()
         return False
 
+    @property
+    def number(self) -> int:
+        """Of the last record of the cluster's own log that was followed."""
+        return self._number
+
     # ports.State
 
     def position(self) -> Position:

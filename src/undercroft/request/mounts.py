@@ -127,6 +127,14 @@ class MountTable:
                 mounts[mount.path] = mount
         return Table(mounts)
 
+    def shadowed(self, view: Snapshot) -> list[str]:
+        """Paths of shared mounts that a local one of this cluster hides."""
+        paths = [
+            {m.path for m in view.read_all(keyspace + SYSTEM + _PREFIX.encode(), Mount)}
+            for keyspace in (LOCAL, SHARED)
+        ]
+        return sorted(paths[0] & paths[1])
+
     def put(self, tx: Snapshot, mount: Mount) -> None:
         Space(tx, mount.keyspace, SYSTEM).write(_PREFIX + mount.uuid, mount)
 

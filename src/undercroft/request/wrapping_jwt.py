@@ -24,7 +24,7 @@ from undercroft.storage.keys import LOCAL, TOKENS
 from undercroft.storage.view import Snapshot
 
 _KEY: Final = LOCAL + TOKENS + b"wrapping-key"
-_HEADER: Final = b'{"alg":"ES512","typ":"JWT"}'
+_HEADER: Final = b'{"alg":"ES512","kid":"","typ":"JWT"}'
 _NUMBER_BYTES: Final = 66  # of P-521
 _CHARS_MAX: Final = 4096
 _SKEW_SECONDS: Final = 5  # clocks differ a little: valid from just before it was made

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from undercroft.errors import InvalidRequest
 
 LOCK_NAME: Final = "lock"
+_ORPHANS_SECONDS: Final = 5.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a file system in memory, on every Linux
 _PREFIX: Final = "undercroft-"
 
@@ -31,19 +33,29 @@ def locked_directory(directory: Path) -> Iterator[None]:
             f"cannot use the data directory {directory}: {error.strerror}"
         ) from None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            raise InvalidRequest(
-                f"the data directory {directory} is in use by the server with pid {holder}",
-                hint="stop it, or choose another path",
-            ) from None
+        _lock(descriptor, directory)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: Path) -> None:
+    """Raises InvalidRequest. The children of a server that was killed end a moment after it."""
+    deadline = time.monotonic() + _ORPHANS_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            if Path(f"/proc/{holder}").exists() or time.monotonic() > deadline:
+                raise InvalidRequest(
+                    f"the data directory {directory} is in use by the server with pid {holder}",
+                    hint="stop it, or choose another path",
+                ) from None
+            time.sleep(0.02)
 
 
 def _make_private(directory: Path) -> None:

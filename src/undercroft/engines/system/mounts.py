@@ -14,6 +14,7 @@ from undercroft import __version__
 from undercroft.durations import parse_duration
 from undercroft.engines.base import Call, Engine, Field, Kind, Route, deletes, reads, writes
 from undercroft.errors import InvalidRequest, NotFound
+from undercroft.replication import filters
 from undercroft.request.model import Response
 from undercroft.request.mounts import (
     Mount,
@@ -148,6 +149,8 @@ class _Family:
         check_removable(mount)
         call.services.mounts.remove(call.view, mount)
         enqueue_purge(call.view, mount.id)
+        if not mount.local:
+            filters.forget_path(call.view, mount.path)
         if mount.auth:
             call.services.tokens.revoke_mount(call.view, mount.id)
         return None

@@ -261,19 +261,23 @@ class PrimarySession:
             if problem:
                 self._refuse(*problem)
                 return
-            verdict, branch_seq = self._judge(hello.lineage, hello.position, lineage)
-            if hello.unfinished and verdict == frames.FOLLOW:
-                verdict = frames.COMPARE
+            verdict, branch_seq = self._judge(hello, hello.lineage, lineage)
         self._welcome(hello, lineage, verdict, branch_seq)
 
-    def _judge(self, theirs: Lineage, at: Position, lineage: Lineage) -> tuple[str, int]:
-        """How the secondary gets from where it is to where we are."""
+    def _judge(self, hello: frames.Hello, theirs: Lineage, lineage: Lineage) -> tuple[str, int]:
+        """How the secondary gets from where it is to where we are.
+
+        One whose comparison is unfinished may have our lineage and a position of its own history.
+        """
+        at = hello.position
         branch = lineage.branch(self.source.position().seq, theirs, at.seq)
         assert branch is not None, "lineages without a common epoch are refused before"
         if at.seq > branch.seq:
-            if theirs.rank == lineage.rank:
+            if theirs.rank == lineage.rank and not hello.unfinished:
                 return frames.BEHIND, 0
             return frames.DIVERGED, branch.seq
+        if hello.unfinished:
+            return frames.COMPARE, 0
         try:
             _whole(self.source.records(at))
         except Trimmed:
@@ -307,8 +311,8 @@ class PrimarySession:
         claim = self._host.claim()
         if claim:  # so that it can tell the primary that it had before
             self._send(frames.Announce(claim))
-        # Who has another history may have other keys under the same numbers.
-        self._known_term = hello.term if verdict == frames.FOLLOW else 0
+        # In every session anew: who was under another primary may have other keys under the same
+        # numbers, whatever its newest term is.
         self._send_terms()
         if verdict == frames.FOLLOW:
             self._sent, self.acked, self.streaming = hello.position, hello.position, True

@@ -15,6 +15,7 @@ from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.comparing import Comparison
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Sink
+from undercroft.storage.keys import SHARED
 from undercroft.storage.wal import START, Position, SharedRecord
 
 HEARTBEAT_MS: Final = 1000
@@ -390,9 +391,9 @@ class SecondarySession:
         Entries were read up to the position `upto`: before it is reached, the log may for a moment
         take some of them back, which is no divergence.
 
-        The lineage comes last. With the primary's lineage and a position of our own history we
-        would look, after a crash, like who has more of one history than the primary; with the
-        primary's position and our lineage we are told to compare again.
+        The lineage comes last, just before the jump: who is promoted by force before must open its
+        epoch behind the history that its position belongs to. A crash between the two makes us say
+        that the comparison is unfinished, and it is made again.
         """
         assert self._comparison is not None
         held, self._comparison = self._comparison.held, None
@@ -404,9 +405,9 @@ class SecondarySession:
             self._withhold(self._lacks)
             self._lacks = None
         if jump_to is not None:
-            self.sink.jump(jump_to, lambda: None if held else self._jumped())
             if held:
-                self.sink.store_entries(held, lambda _: self._jumped())
+                self.sink.store_entries(held, lambda _: None)
+            self.sink.jump(jump_to, self._jumped)
 
     def _jumped(self) -> None:
         if self.ended:
@@ -438,7 +439,8 @@ class SecondarySession:
         self._lacks = frame.mounts if lacking else None
         self._withhold((*frame.mounts, *sorted(lacking)))
         if self._comparison is None and self._streaming:
-            if frame.changed or lacking:
+            heads = self.sink.heads()  # what was denied while we were away is to go
+            if frame.changed or lacking or any(SHARED + id_ in heads for id_ in frame.mounts):
                 self.compare_now()
         elif frame.changed:
             self._again = True

@@ -209,6 +209,23 @@ ROUTES: Final = (
         "replication/recover",
         writes(status.recover, prepare=status.prepare_recover, summary="Looks again."),
     ),
+    *(
+        Route(
+            f"replication/{family}reindex",
+            writes(
+                status.reindex,
+                prepare=status.prepare_merkle_check,
+                summary="Makes the digest tree anew if it is not what the entries say.",
+            ),
+            fields=(
+                Field("diff", Kind.BOOL, "Without effect: entries are always compared."),
+                Field("force", Kind.BOOL, "Without effect: storage is always read."),
+                Field("skip_flush", Kind.BOOL, "Without effect: nothing is locked."),
+            ),
+            sudo=True,
+        )
+        for family in ("", "performance/")
+    ),
     Route(
         "replication/merkle-check",
         {Operation.READ: _MERKLE, Operation.CREATE: _MERKLE, Operation.UPDATE: _MERKLE},

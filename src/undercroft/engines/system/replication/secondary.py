@@ -4,6 +4,7 @@ What needs the network happens in `prepare`, in a thread of the worker; the tran
 checks the role again. So a token that is not good, or a primary out of reach, changes nothing.
 """
 
+import time
 from typing import Any, Final
 
 import msgspec
@@ -115,6 +116,8 @@ class Prepared(msgspec.Struct):
     seq: int = 0
     missing: int = 0
     reason: str = ""
+    authority: bytes = b""  # of the primary that was asked
+    asked_s: float = 0.0  # on the clock that all processes of a machine share
 
 
 def prepare_promote(call: Call) -> Prepared:
@@ -134,7 +137,8 @@ def prepare_promote(call: Call) -> Prepared:
             hint="try again, or go ahead with force=true",
         )
     missing = max(0, status.primary_position.seq - status.position.seq)
-    return Prepared(reply.result, reply.seq, missing, reply.reason)
+    asked = role.upstream.credentials.authority
+    return Prepared(reply.result, reply.seq, missing, reply.reason, asked, time.monotonic())
 
 
 def _check_promotable(role: Role, force: bool) -> None:
@@ -158,8 +162,14 @@ def promote(call: Call) -> Response:
     prepared = msgspec.convert(call.prepared, Prepared)
     role = read_role(tx)
     _check_promotable(role, force)
-    if prepared.result == "ready" and tx.shared.seq < prepared.seq and not force:
-        raise Unavailable("the primary's last records have not arrived; nothing has changed")
+    asked = role.upstream.credentials.authority if role.upstream else b""
+    if asked != prepared.authority:
+        raise Unavailable("the primary was changed meanwhile; nothing else has changed")
+    if prepared.result == "ready" and not force:
+        if tx.shared.seq < prepared.seq:
+            raise Unavailable("the primary's last records have not arrived; nothing has changed")
+        if time.monotonic() - prepared.asked_s > _HAND_OVER_SECONDS:
+            raise Unavailable("the primary's grant is too old by now; nothing has changed")
     state = call.services.state
     lineage = membership.promote(
         tx,

@@ -7,19 +7,28 @@ last, with the positions of the request's own snapshot.
 import base64
 from typing import Any, Final
 
+import msgspec
+
 from undercroft.durations import rfc3339
 from undercroft.engines.base import Call
 from undercroft.engines.system.replication.primary import token_states
 from undercroft.errors import InvalidRequest
 from undercroft.replication import activation, quarantine
 from undercroft.replication.control import RECHECK, Question
-from undercroft.replication.role import DISABLED, PRIMARY, Role, read_role
+from undercroft.replication.role import (
+    DISABLED,
+    PRIMARY,
+    Role,
+    read_checks,
+    read_role,
+    write_checks,
+)
 from undercroft.replication.status import READY, PeerStatus, ReplicationStatus
 from undercroft.request.model import Response
 from undercroft.storage.verify import Report, examine
+from undercroft.storage.view import Transaction
 
 _NEVER_CHECKED: Final = "-62135596800"
-_MODES: Final = {"bootstrapping": "bootstrapping"}
 
 
 def both(call: Call) -> Response:
@@ -44,24 +53,34 @@ def shown(call: Call) -> dict[str, Any]:
     status = call.services.replication
     reported = status.mode == role.mode
     _, shared = call.view.positions()
+    checks = read_checks(call.view)
     common: dict[str, Any] = {
         "mode": role.mode,
         "state": "running" if role.mode == PRIMARY else status.state if reported else "idle",
         "cluster_id": role.set_id,
         "merkle_root": status.root.hex(),
-        "corrupted_merkle_tree": False,
-        "last_corruption_check_epoch": _NEVER_CHECKED,
-        "last_reindex_epoch": "0",
+        "corrupted_merkle_tree": checks.corrupted,
+        "last_corruption_check_epoch": str(checks.checked_ms // 1000)
+        if checks.checked_ms
+        else _NEVER_CHECKED,
+        "last_reindex_epoch": str(checks.reindexed_ms // 1000),
         "ssct_generation_counter": 0,
         "epoch": shared.epoch,
         "fenced": role.fence is not None,
-        "state_reason": status.state_reason,
+        "state_reason": status.state_reason or _shadowing(call),
         "state_since": rfc3339(status.state_since_ms or role.since_ms),
         "quarantined_records": len(quarantine.names(call.view)),
     }
     if role.mode == PRIMARY:
         return {**common, **_primary(call, role, status)}
     return {**common, **_secondary(call, role, status)}
+
+
+def _shadowing(call: Call) -> str:
+    shadowed = call.services.mounts.shadowed(call.view)
+    if not shadowed:
+        return ""
+    return f"local mounts hide shared ones of the same path: {', '.join(shadowed)}"
 
 
 def _primary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any]:
@@ -107,6 +126,7 @@ def _secondary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, A
         "connection_state": status.connection_state if upstream else "idle",
         "last_remote_wal": shared.seq,
         "last_start": rfc3339(status.last_start_ms),
+        "shadowed_mounts": call.services.mounts.shadowed(call.view),
         "primaries": [_peer(peer) for peer in status.peers] if upstream else [],
         "upstream_epoch": status.upstream_epoch,
         "lag_records": behind if connected else None,
@@ -158,7 +178,33 @@ def recover(call: Call) -> Response:
 
 def merkle_check(call: Call) -> Response:
     """Reads and authenticates every entry; in a thread of the worker, over a snapshot."""
+    corrupted = bool(call.prepared["merkle_corruption_report"]["corrupted_root"])
+    before = read_checks(call.view)
+    checks = msgspec.structs.replace(before, checked_ms=call.now_ms, corrupted=corrupted)
+    write_checks(call.view, checks)
     return Response(call.prepared)
+
+
+def reindex(call: Call) -> Response:
+    """Make the digest tree anew if it is not what the entries say, which `prepare` has found out.
+
+    Data, log and tree are one commit, so it always should be; where it is, nothing is locked.
+    """
+    response = Response(status=200)
+    for name in ("diff", "force", "skip_flush"):
+        if call.get(name):
+            response.warn(f"{name} has no effect: every entry is compared, and nothing is flushed")
+    tx, store = call.view, call.services.store
+    assert isinstance(tx, Transaction), "declared as writing"
+    assert store is not None, "a node has a store"
+    checks = msgspec.structs.replace(
+        read_checks(tx), reindexed_ms=call.now_ms, checked_ms=call.now_ms, corrupted=False
+    )
+    write_checks(tx, checks)
+    if call.prepared["merkle_corruption_report"]["corrupted_root"]:
+        tx.after_commit.append(store.reindex)
+        return response.warn("The digest tree differed from the entries and is made anew.")
+    return response.warn("The digest tree is what the entries say: nothing had to be made anew.")
 
 
 def prepare_merkle_check(call: Call) -> dict[str, Any]:
