@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.guards.page import page
-from tests.guards.run import judge
+from tests.guards.run import failing, judge
 from tests.guards.table import Guard, guards
 
 
@@ -18,6 +18,9 @@ def main() -> int:
         return 0
     chosen = [guard for guard in guards() if _matches(guard, options.only)]
     start = time.monotonic()
+    if broken := failing(chosen):
+        print("with every guard in its place, these do not pass:", *broken, sep="\n    ")
+        return 1
     bad = 0
     with ThreadPoolExecutor(options.parallel) as pool:
         for verdict in pool.map(judge, chosen):

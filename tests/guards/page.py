@@ -1,7 +1,5 @@
 """docs/guards.md, made from the table: promise, test, removal."""
 
-from itertools import groupby
-
 from tests.guards.table import Guard
 
 HEAD = """\
@@ -11,12 +9,13 @@ A test of a threat counts only if it fails once the guard is gone. Each row is a
 that watch it, and the place in `src/undercroft` where its guard was taken out to see them fail;
 the exact removals are in `tests/guards/*.toml`.
 
-`make guards` takes every guard out in turn, of a copy of the source, runs the tests of its row and
-expects each of them to fail. `python -m tests.guards HTTP-01 tokens.py` does so for some,
-`-k 4` four at a time. A removal is `caught`; or it `survived`, which means a test that is too
-weak; or it is `stale`, because the source has moved on and the table has to follow; or an `error`,
-because the tests broke or hung instead of failing. `make test` checks that no removal is stale and
-that this page is the table's: `python -m tests.guards --page > docs/guards.md` writes it.
+`make guards` sees that all of these tests pass, then takes every guard out in turn, of a copy of
+the source, runs the tests of its row and expects each of them to fail. `python -m tests.guards
+HTTP-01 tokens.py` does so for some, `-k 4` four at a time. A removal is `caught`; or it `survived`,
+which means a test that is too weak; or it is `stale`, because the source has moved on and the table
+has to follow; or an `error`, because the tests broke or hung instead of failing. `make test` checks
+that no removal is stale and that this page is the table's: `python -m tests.guards --page >
+docs/guards.md` writes it.
 
 | threat | promise | tests | removed in |
 |---|---|---|---|
@@ -24,10 +23,8 @@ that this page is the table's: `python -m tests.guards --page > docs/guards.md` 
 
 
 def page(table: list[Guard]) -> str:
-    """The page, one row for each guard, in the order of the threats."""
-    ordered = sorted(table, key=_order)
-    rows = [row for _, group in groupby(ordered, _order) for row in map(_row, group)]
-    return HEAD + "".join(rows)
+    """The page: one row for each guard, in the order of the threats."""
+    return HEAD + "".join(map(_row, sorted(table, key=_order)))
 
 
 def _order(guard: Guard) -> tuple[str, int]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,19 @@ class Verdict:
     guard: Guard
     outcome: Outcome
     detail: str = ""
+
+
+def failing(guards: list[Guard]) -> list[str]:
+    """Of all tests of these guards, those that do not pass while every guard is in its place."""
+    tests = sorted({test for guard in guards for test in guard.tests})
+    with tempfile.TemporaryDirectory(prefix="guard-") as name:
+        directory = Path(name)
+        report = directory / "report.xml"
+        output = _pytest(tests, SOURCE, directory, report, timeout_seconds=len(tests) * 10 + 60)
+        if not report.exists():
+            return [output[-2000:]]
+        results = _results(report)
+    return [test for test in tests if results.get(test) != {"passed"}]
 
 
 def judge(guard: Guard) -> Verdict:
@@ -46,7 +60,7 @@ def judge(guard: Guard) -> Verdict:
 def _verdict(guard: Guard, directory: Path) -> Verdict:
     report = directory / "report.xml"
     try:
-        output = _pytest(guard, directory, report)
+        output = _pytest(guard.tests, directory / "src", directory, report, TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return Verdict(guard, "error", f"no end within {TIMEOUT_SECONDS} s")
     if not report.exists():
@@ -61,25 +75,27 @@ def _verdict(guard: Guard, directory: Path) -> Verdict:
     return Verdict(guard, "caught")
 
 
-def _pytest(guard: Guard, directory: Path, report: Path) -> str:
-    """Run the guard's tests against the copy, with nothing left behind in the repository."""
+def _pytest(
+    tests: Iterable[str], source: Path, directory: Path, report: Path, timeout_seconds: float
+) -> str:
+    """Run tests against a source, with nothing left behind in the repository."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(directory / "src"),
+        "PYTHONPATH": str(source),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HYPOTHESIS_STORAGE_DIRECTORY": str(directory / "hypothesis"),
     }
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
     places = [f"--basetemp={directory / 'tmp'}", f"--junitxml={report}"]
-    tests = [f"tests/{test}" for test in guard.tests]
-    command = [sys.executable, "-m", "pytest", *options, *places, *tests]
+    files = [f"tests/{test}" for test in tests]
+    command = [sys.executable, "-m", "pytest", *options, *places, *files]
     done = subprocess.run(
         command,
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=timeout_seconds,
         check=False,
     )
     return done.stdout + done.stderr

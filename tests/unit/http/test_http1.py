@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.undercroft import until
 from tests.unit.http.edge import Connection, Edge, Tiny, answer, serving, until_closed
 from undercroft.http.limits import (
     BUFFERED_BYTES_MAX,
@@ -183,13 +184,23 @@ def test_half_a_message_and_a_close_disturb_nobody(edge: Edge, app: Tiny, size: 
     assert [request.target for request in app.requests] == [b"/a"]
 
 
-def test_threat_http_04_a_reset_disturbs_nobody(edge: Edge) -> None:
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def test_threat_http_04_a_reset_disturbs_nobody_and_holds_nothing(edge: Edge, usage: Usage) -> None:
+    half = edge.connect()
+    half.sendall(post(b"/a", b"x" * 400)[:-1])
+    until(lambda: usage.buffered == 399)
     for target in (b"/a", b"/later", b"/never", b"/big/900000"):
         client = edge.connect()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.sendall(GET.replace(b"/a", target))
-        client.close()
+        reset(client)
+    reset(half)
     assert still_serves(edge)
+    # The one that waits for its answer is not read from meanwhile: its own limit of time ends it.
+    until(lambda: usage.connections <= 1 and usage.buffered == 0)
 
 
 # refusals
