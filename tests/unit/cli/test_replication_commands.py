@@ -205,7 +205,7 @@ def test_an_empty_answer_where_one_is_needed_is_told(
 # Tokens and certificates
 
 
-def test_threat_aud_08_a_token_from_standard_input_is_shown_nowhere(
+def test_a_token_from_standard_input_is_shown_nowhere(
     contract: Contract, replication: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contract.play(f"POST {SECONDARY}/update-primary", WARNED)
