@@ -661,6 +661,17 @@ def test_a_batch_token_ends_with_its_time_and_with_its_parent(world: World) -> N
     assert world.entry(child) is None
 
 
+def test_threat_tok_02_a_batch_token_makes_nothing_that_could_outlive_it(world: World) -> None:
+    """Nobody could end it with the batch token, which is stored nowhere."""
+    world.ask("auth/token/roles/r", world.root, allowed_policies=["tk"])
+    world.sudo_paths |= {f"auth/token/{way}" for way in ("create", "create-orphan", "create/r")}
+    batch = world.create(policies=["sudo", "tk"], type="batch", ttl=HOUR).client_token
+    for way in ("create", "create-orphan", "create/r"):
+        for fields in ({}, {"type": "batch"}, {"no_parent": True}, {"ttl": 9 * HOUR}):
+            message = refusal(world, f"auth/token/{way}", batch, policies=["tk"], **fields)
+            assert message == "batch tokens cannot create more tokens"
+
+
 def test_a_batch_token_cannot_be_revoked_or_have_children(world: World) -> None:
     batch = world.create(policies=["tk"], type="batch").client_token
     message = "batch tokens cannot be revoked"
