@@ -89,6 +89,19 @@ def test_a_listener_may_ask_for_tls_13(made: Certificates) -> None:
             context.wrap_socket(edge.connect())
 
 
+def test_threat_http_04_a_half_handshake_takes_no_place_and_ends_in_time(
+    made: Certificates,
+) -> None:
+    usage = Usage()
+    served = serving(Tiny(), usage, http_read_header_timeout=0.2, **files(made))
+    with served as edge, edge.connect() as half:
+        half.sendall(b"\x16\x03\x01\x02\x00\x01")
+        half.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            assert half.recv(100) == b""
+        assert usage.connections == 0
+
+
 def test_threat_http_04_plain_text_and_half_handshakes_do_not_stop_the_listener(
     edge: Edge, made: Certificates
 ) -> None:
