@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _EXTENT_KEY: Final = b"log"
 _EXTENT: Final = Struct(">QQ16s QQ16s QQ16s QQ16s Q")
 _CHECK: Final = Struct(">I")
+_NAME_BYTES: Final = 8
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -100,7 +101,10 @@ def records(
     cursor = txn.cursor(wal)
     found = cursor.set_range(first.to_bytes(8, "big"))
     while found:
-        seq, raw = int.from_bytes(cursor.key(), "big"), cursor.value()
+        name, raw = cursor.key(), cursor.value()
+        if len(name) != _NAME_BYTES:  # of a damaged page: no number to show
+            raise Corrupt("the log has a record without a number")
+        seq = int.from_bytes(name, "big")
         if seq != first:
             raise Corrupt(f"the log has a gap before record {seq}")
         record = decode_record(raw)
