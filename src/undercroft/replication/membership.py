@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from undercroft.errors import InvalidRequest, NeedsPrimary, Unavailable
+from undercroft.errors import InvalidRequest
 from undercroft.node.state import CLUSTER_KEY, Cluster
 from undercroft.replication import activation, authority, claims, filters, moves
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage, founded
@@ -24,7 +24,6 @@ from undercroft.replication.role import (
     SECONDARY,
     Announcement,
     Fence,
-    Handover,
     Role,
     Upstream,
     read_role,
@@ -35,20 +34,15 @@ from undercroft.storage.view import Snapshot, Transaction
 
 def refusal(role: Role) -> Callable[[], Exception] | None:
     """Why this cluster may not write shared entries itself; None: it may."""
-    if role.mode in (SECONDARY, BOOTSTRAPPING):
-        return NeedsPrimary
-    fence, handover = role.fence, role.handover
-    if fence is not None:
-        where = f" at {fence.api_addr}" if fence.api_addr else ""
-        return lambda: Unavailable(
-            f"this primary is fenced: epoch {fence.lineage.current.number} was opened by "
-            f"'{fence.claimant}'{where}; nothing was applied, reads go on"
-        )
-    if handover is not None:
-        return lambda: Unavailable(
-            f"this primary is handing over to '{handover.secondary_id}'; nothing was applied"
-        )
-    return None
+    if moves.refusal(role) is None:
+        return None
+
+    def why() -> Exception:
+        refused = moves.refusal(role)
+        assert refused is not None, "a role does not change"
+        return refused
+
+    return why
 
 
 def lineage_of(view: Snapshot) -> Lineage | None:
@@ -118,16 +112,7 @@ def demote(tx: Transaction, now_ms: int) -> int:
     """A detached secondary that keeps data and set. Answers the last place of the shared log."""
     role = read_role(tx)
     _require(role, PRIMARY)
-    write_role(
-        tx,
-        Role(
-            SECONDARY,
-            set_id=role.set_id,
-            since_ms=now_ms,
-            announcements=role.announcements,
-            claim=role.claim,
-        ),
-    )
+    write_role(tx, moves.demoted(role, now_ms))
     return tx.shared.seq
 
 
@@ -191,17 +176,8 @@ def promote(
         theirs = claims.decode(role.claim) if role.claim else None
         claim = msgspec.msgpack.encode(claims.sign(made, upstream.credentials, theirs))
         announcements += (Announcement(upstream.addresses, upstream.credentials),)
-    write_role(
-        tx,
-        Role(
-            PRIMARY,
-            set_id=role.set_id,
-            primary_cluster_addr=primary_cluster_addr,
-            since_ms=now_ms,
-            claim=claim,
-            announcements=announcements,
-        ),
-    )
+    made_role = moves.promoted(role, primary_cluster_addr, now_ms)
+    write_role(tx, msgspec.structs.replace(made_role, claim=claim, announcements=announcements))
     return lineage
 
 
@@ -254,18 +230,16 @@ def grant_handover(tx: Transaction, secondary_id: str, now_ms: int) -> int:
     role = read_role(tx)
     if role.mode == SECONDARY and role.upstream is None:
         return tx.shared.seq  # demoted, it writes no more: its last records are still given out
-    _require(role, PRIMARY)
-    if role.fence is not None:
-        raise InvalidRequest("this primary is fenced")
-    if role.handover is not None and role.handover.secondary_id != secondary_id:
-        raise InvalidRequest(f"this primary is handing over to '{role.handover.secondary_id}'")
     secondary = activation.find(tx, secondary_id)
-    if secondary is None or not secondary.promotable:
-        raise InvalidRequest(f"'{secondary_id}' may not be promoted: its token said so")
-    if filters.read_filter(tx, secondary_id) is not None:
-        raise InvalidRequest(f"'{secondary_id}' has a path filter: it lacks data")
-    handover = Handover(secondary_id, tx.shared.seq, now_ms)
-    write_role(tx, msgspec.structs.replace(role, handover=handover))
+    granted = moves.granted(
+        role,
+        secondary_id,
+        tx.shared.seq,
+        promotable=secondary is not None and secondary.promotable,
+        filtered=filters.read_filter(tx, secondary_id) is not None,
+        now_ms=now_ms,
+    )
+    write_role(tx, granted)
     return tx.shared.seq
 
 
@@ -273,7 +247,7 @@ def withdraw_handover(tx: Transaction, secondary_id: str) -> None:
     """That secondary has opened no epoch, and is back: go on writing."""
     role = read_role(tx)
     if role.handover is not None and role.handover.secondary_id == secondary_id:
-        write_role(tx, msgspec.structs.replace(role, handover=None))
+        write_role(tx, moves.withdrawn(role))
 
 
 def revoke(tx: Transaction, secondary_id: str, now_ms: int) -> activation.Secondary:
