@@ -1,0 +1,404 @@
+"""The founding API page, sys/replication/primary, sentence by sentence, on one cluster.
+
+What the page promises about secondaries is in test_founding_page_secondaries.py.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.replication.clusters import allowed, errors, ok, warnings
+from tests.replication.pair import status
+from tests.support.undercroft import Answer, Client, disk_server
+
+PRIMARY = "sys/replication/primary"
+PAGE = "sys/repliation/primary"  # as the page spells its URLs
+ENVELOPE = {
+    "request_id",
+    "lease_id",
+    "renewable",
+    "lease_duration",
+    "data",
+    "wrap_info",
+    "warnings",
+    "auth",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with disk_server(tmp_path_factory.mktemp("alone")) as started:
+        yield started.client
+
+
+@pytest.fixture
+def disabled(server: Client) -> Client:
+    """Whatever role the test before has left, it is over."""
+    match status(server)["mode"]:
+        case "primary":
+            ok(server, "primary/disable")
+        case "secondary":
+            ok(server, "secondary/disable")
+    return server
+
+
+@pytest.fixture
+def primary(disabled: Client) -> Client:
+    ok(disabled, "primary/enable")
+    return disabled
+
+
+def token(client: Client, query: str) -> Answer:
+    return client.request("GET", f"{PRIMARY}/secondary-token?{query}")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("body", [None, b"", b"{}", b"null"], ids=["none", "empty", "{}", "null"])
+def test_enable_demote_disable_answer_200_with_a_warning(
+    disabled: Client, method: str, body: bytes | None
+) -> None:
+    for path, mode in (
+        (f"{PRIMARY}/enable", "primary"),
+        (f"{PRIMARY}/demote", "secondary"),
+        ("sys/replication/secondary/promote", "primary"),
+        (f"{PRIMARY}/disable", "disabled"),
+    ):
+        answer = disabled.request(method, path, body)
+        assert answer.status == 200, (path, answer)
+        assert set(answer.body) - {"mount_type"} >= ENVELOPE
+        assert answer.body["warnings"], path
+        assert answer.body["wrap_info"] is answer.body["auth"] is None
+        assert status(disabled)["mode"] == mode
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "LIST", "PATCH"])
+def test_what_changes_roles_takes_no_other_method(primary: Client, method: str) -> None:
+    for name in ("enable", "demote", "disable", "revoke-secondary"):
+        answer = primary.request(method, f"{PRIMARY}/{name}")
+        assert (answer.status, errors(answer)) == (405, "1 error occurred:\n\t* unsupported operation\n\n")
+    assert status(primary)["mode"] == "primary"
+
+
+def test_a_primary_has_the_override_of_its_address_or_none(disabled: Client) -> None:
+    moved = "https://balancer.example:8201"
+    disabled.request("POST", f"{PRIMARY}/enable", {"primary_cluster_addr": moved})
+    assert status(disabled)["primary_cluster_addr"] == moved
+    ok(disabled, "primary/disable")
+    disabled.request("POST", f"{PRIMARY}/enable")
+    assert status(disabled)["primary_cluster_addr"] == ""
+
+
+def test_the_override_may_come_by_query(disabled: Client) -> None:
+    moved = "https://balancer.example:8201"
+    answer = disabled.request("POST", f"{PRIMARY}/enable?primary_cluster_addr={moved}")
+    assert answer.status == 200
+    assert status(disabled)["primary_cluster_addr"] == moved
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host:8201",
+        "host:8201",
+        "https://host",
+        "https://ann:pw@host:8201",
+        "https://host:8201/path",
+        "https://host:99999",
+        "https://host:8201?x=y",
+        "https://:8201",
+        7,
+        ["https://host:8201"],
+    ],
+)
+def test_an_address_of_another_form_is_refused_by_its_name(
+    disabled: Client, address: object
+) -> None:
+    answer = disabled.request("POST", f"{PRIMARY}/enable", {"primary_cluster_addr": address})
+    assert answer.status == 400
+    assert "primary_cluster_addr" in errors(answer)
+    assert status(disabled) == {"mode": "disabled"}
+
+
+def test_enabled_again_a_primary_changes_its_address_or_refuses(primary: Client) -> None:
+    before = status(primary)
+    refused = primary.request("POST", f"{PRIMARY}/enable")
+    assert refused.status == 400
+    assert "primary already" in errors(refused)
+    moved = {"primary_cluster_addr": "https://10.0.0.7:8201"}
+    assert primary.request("POST", f"{PRIMARY}/enable", moved).status == 200
+    after = status(primary)
+    assert after["primary_cluster_addr"] == "https://10.0.0.7:8201"
+    assert (after["cluster_id"], after["epoch"]) == (before["cluster_id"], before["epoch"])
+
+
+def test_a_secondary_must_be_promoted_and_cannot_be_enabled(primary: Client) -> None:
+    ok(primary, "primary/demote")
+    for body in ({}, {"primary_cluster_addr": "https://10.0.0.7:8201"}):
+        refused = primary.request("POST", f"{PRIMARY}/enable", body)
+        assert refused.status == 400
+        assert "promoted" in errors(refused)
+    assert status(primary)["mode"] == "secondary"
+
+
+def test_demoted_it_connects_to_nobody_and_keeps_its_cluster_id(primary: Client) -> None:
+    before = status(primary)
+    demoted = primary.request("POST", f"{PRIMARY}/demote")
+    assert demoted.body["data"] == {"last_wal": before["last_performance_wal"]}
+    after = status(primary)
+    assert after["cluster_id"] == before["cluster_id"]
+    assert (after["mode"], after["state"]) == ("secondary", "idle")
+    assert after["connection_state"] == "idle"
+    assert after["secondary_id"] == ""
+    assert after["primaries"] == after["known_primary_cluster_addrs"] == []
+
+
+def test_enabled_after_disable_it_has_another_cluster_id(primary: Client) -> None:
+    before = status(primary)["cluster_id"]
+    ok(primary, "primary/disable")
+    assert status(primary) == {"mode": "disabled"}
+    ok(primary, "primary/enable")
+    assert status(primary)["cluster_id"] not in ("", before)
+
+
+def test_the_data_of_a_cluster_stays_through_every_role(disabled: Client) -> None:
+    disabled.request("POST", "sys/mounts/kept", {"type": "kv"})
+    assert disabled.request("POST", "kept/a", {"v": 1}).status == 204
+    for name in (
+        "primary/enable",
+        "primary/demote",
+        "secondary/promote",
+        "primary/demote",
+        "secondary/disable",
+    ):
+        ok(disabled, name)
+        assert disabled.request("GET", "kept/a").body["data"] == {"v": 1}, name
+    assert disabled.request("POST", "kept/a", {"v": 2}).status == 204
+
+
+# the misspelt URLs
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_the_pages_own_spelling_answers_alike_and_names_the_right_path(
+    disabled: Client, method: str
+) -> None:
+    for name, mode in (("enable", "primary"), ("demote", "secondary")):
+        answer = disabled.request(method, f"{PAGE}/{name}")
+        assert answer.status == 200, answer
+        assert f"{PRIMARY}/{name}" in warnings(answer)
+        assert len(answer.body["warnings"]) == 2
+        assert status(disabled)["mode"] == mode
+    ok(disabled, "secondary/promote")
+    answer = disabled.request(method, f"{PAGE}/disable")
+    assert answer.status == 200
+    assert f"{PRIMARY}/disable" in warnings(answer)
+    assert status(disabled) == {"mode": "disabled"}
+
+
+def test_the_pages_parameters_go_with_its_spelling(disabled: Client) -> None:
+    moved = "https://balancer.example:8201"
+    for sent in ({"primary_cluster_addr": moved}, None):
+        query = "" if sent else f"?primary_cluster_addr={moved}"
+        assert disabled.request("POST", f"{PAGE}/enable{query}", sent).status == 200
+        assert status(disabled)["primary_cluster_addr"] == moved
+        ok(disabled, "primary/disable")
+
+
+def test_the_page_places_revoke_secondary_under_secondary(primary: Client) -> None:
+    for method in ("POST", "PUT"):
+        assert token(primary, "id=osaka").status == 200
+        answer = primary.request(
+            method, "sys/replication/secondary/revoke-secondary", {"id": "osaka"}
+        )
+        assert answer.status == 200, answer
+        assert f"{PRIMARY}/revoke-secondary" in warnings(answer)
+        assert status(primary)["known_secondaries"] == []
+
+
+@pytest.mark.parametrize("name", ["secondary-token", "revoke-secondary", "status", ""])
+def test_no_other_path_is_misspelt(primary: Client, name: str) -> None:
+    for method in ("GET", "POST"):
+        answer = primary.request(method, f"{PAGE}/{name}?id=osaka")
+        assert answer.status == 404, answer
+    assert primary.request("GET", f"{PAGE}/enable").status in (404, 405)
+    assert status(primary)["known_secondaries"] == []
+
+
+UPDATE = '{{ capabilities = ["{0}"] }}'
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (f"{PAGE}/demote", f"{PRIMARY}/demote"),
+        ("sys/replication/secondary/revoke-secondary", f"{PRIMARY}/revoke-secondary"),
+    ],
+)
+def test_a_wrong_url_is_authorised_as_the_right_path(
+    primary: Client, wrong: str, right: str
+) -> None:
+    only_wrong = allowed(primary, "wrong", f'path "{wrong}" {{ capabilities = ["update"] }}')
+    only_right = allowed(primary, "right", f'path "{right}" {{ capabilities = ["update"] }}')
+    assert token(primary, "id=osaka").status == 200
+    body = {"id": "osaka"}
+    assert primary.request("POST", wrong, body, token=only_wrong).status == 403
+    assert status(primary)["known_secondaries"] == ["osaka"]
+    assert primary.request("POST", wrong, body, token=only_right).status == 200
+
+
+def test_a_deny_of_the_performance_path_holds_for_the_pages_path(primary: Client) -> None:
+    grants = f'path "{PRIMARY}/demote" {{ capabilities = ["update"] }}\n'
+    denies = 'path "sys/replication/performance/primary/demote" { capabilities = ["deny"] }'
+    denied = allowed(primary, "denied", grants + denies)
+    for path in (f"{PRIMARY}/demote", f"{PAGE}/demote"):
+        assert primary.request("POST", path, token=denied).status == 403
+    granted = allowed(primary, "granted", grants)
+    path = "sys/replication/performance/primary/demote"
+    assert primary.request("POST", path, token=granted).status == 403  # under its own path only
+    assert primary.request("POST", f"{PRIMARY}/demote", token=granted).status == 200
+
+
+def test_without_a_token_nothing_changes(primary: Client) -> None:
+    for name in ("enable", "demote", "disable", "revoke-secondary", "secondary-token"):
+        for sent in ("", "hvs.unknown"):
+            answer = primary.request("POST", f"{PRIMARY}/{name}", {"id": "osaka"}, token=sent)
+            assert answer.status == 403
+            assert "permission denied" in errors(answer)
+    assert status(primary)["known_secondaries"] == []
+
+
+# secondary-token
+
+
+def test_secondary_token_requires_sudo(primary: Client) -> None:
+    plain = '{ capabilities = ["create", "read", "update"] }'
+    sudo = '{ capabilities = ["read", "update", "sudo"] }'
+    for family in (PRIMARY, "sys/replication/performance/primary"):
+        path = f"{family}/secondary-token"
+        without = allowed(primary, "without", f'path "{path}" {plain}')
+        having = allowed(primary, "having", f'path "{path}" {sudo}')
+        for method in ("GET", "POST", "PUT"):
+            asked = f"{path}?id={method}" if method == "GET" else path
+            body = None if method == "GET" else {"id": method}
+            assert primary.request(method, asked, body, token=without).status == 403
+            assert primary.request(method, asked, body, token=having).status == 200
+            assert primary.request("POST", f"{PRIMARY}/revoke-secondary", {"id": method}).status == 200
+
+
+def test_its_answer_is_only_wrap_info_with_six_fields(primary: Client) -> None:
+    answer = token(primary, "id=us-east")
+    assert answer.status == 200
+    body = answer.body
+    assert body["data"] is body["warnings"] is body["auth"] is None
+    assert body["lease_id"] == ""
+    assert set(body["wrap_info"]) == {
+        "token",
+        "accessor",
+        "ttl",
+        "creation_time",
+        "creation_path",
+        "wrapped_accessor",
+    }
+    assert body["wrap_info"]["wrapped_accessor"] == ""
+    assert body["wrap_info"]["creation_path"] == f"{PRIMARY}/secondary-token"
+    assert body["wrap_info"]["ttl"] == 1800  # 30m
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [("300", 300), ("5m", 300), ("90s", 90), ("24h", 86400), ("1h", 3600)]
+)
+def test_its_ttl_is_as_asked(primary: Client, ttl: str, seconds: int) -> None:
+    assert token(primary, f"id=a&ttl={ttl}").body["wrap_info"]["ttl"] == seconds
+    answer = primary.request("POST", f"{PRIMARY}/secondary-token", {"id": "b", "ttl": ttl})
+    assert answer.body["wrap_info"]["ttl"] == seconds
+
+
+@pytest.mark.parametrize("ttl", ["0", "-1", "-5m", "25h", "86401", "soon", "1 potato"])
+def test_a_ttl_out_of_range_is_refused_by_its_name(primary: Client, ttl: str) -> None:
+    for answer in (
+        token(primary, f"id=osaka&ttl={ttl.replace(' ', '%20')}"),
+        primary.request("PUT", f"{PRIMARY}/secondary-token", {"id": "osaka", "ttl": ttl}),
+    ):
+        assert answer.status == 400
+        assert "ttl" in errors(answer)
+    assert status(primary)["known_secondaries"] == []
+
+
+def test_the_header_does_not_rule_its_ttl(primary: Client) -> None:
+    for wrap_ttl in ("60", "7d", "0"):
+        answer = primary.request(
+            "GET",
+            f"{PRIMARY}/secondary-token?id=a{wrap_ttl}&ttl=5m",
+            headers={"X-Vault-Wrap-TTL": wrap_ttl},
+        )
+        assert answer.status == 200, answer
+        assert answer.body["wrap_info"]["ttl"] == 300
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "-a", "a-", ".a", "a.", "a/b", "a b", "a%2Fb", "ü", "a\x00b", "x" * 129, "../a", "-", "a\n"],
+)
+def test_an_id_that_could_not_be_part_of_a_path_is_refused(primary: Client, wrong: str) -> None:
+    answer = primary.request("POST", f"{PRIMARY}/secondary-token", {"id": wrong})
+    assert answer.status == 400
+    assert "id" in errors(answer)
+    assert status(primary)["known_secondaries"] == []
+
+
+def test_id_is_required(primary: Client) -> None:
+    for answer in (
+        primary.request("GET", f"{PRIMARY}/secondary-token"),
+        primary.request("POST", f"{PRIMARY}/secondary-token", {"ttl": "5m"}),
+        primary.request("POST", f"{PRIMARY}/secondary-token", {"id": None}),
+        primary.request("POST", f"{PRIMARY}/revoke-secondary"),
+        primary.request("POST", f"{PRIMARY}/revoke-secondary", {"id": ""}),
+    ):
+        assert answer.status == 400
+        assert "missing id" in errors(answer)
+
+
+@pytest.mark.parametrize("right", ["a", "us-east", "eu_1.b", "9", "x" * 128, "A.B-C_d"])
+def test_any_other_id_names_a_secondary(primary: Client, right: str) -> None:
+    assert token(primary, f"id={right}").status == 200
+    assert status(primary)["known_secondaries"] == [right]
+
+
+def test_an_id_is_unique_until_it_is_revoked(primary: Client) -> None:
+    assert token(primary, "id=osaka").status == 200
+    again = token(primary, "id=osaka")
+    assert again.status == 400
+    assert "revoke" in errors(again)
+    assert status(primary)["known_secondaries"] == ["osaka"]
+    answer = primary.request("POST", f"{PRIMARY}/revoke-secondary", {"id": "osaka"})
+    assert (answer.status, len(answer.body["warnings"])) == (200, 1)
+    assert token(primary, "id=osaka").status == 200
+
+
+def test_revoke_of_an_unknown_id_names_those_there_are(primary: Client) -> None:
+    for name in ("osaka", "perth"):
+        token(primary, f"id={name}")
+    answer = primary.request("POST", f"{PRIMARY}/revoke-secondary", {"id": "oskaa"})
+    assert answer.status == 400
+    assert "osaka, perth" in errors(answer)
+
+
+def test_revoke_takes_its_id_from_a_query_too(primary: Client) -> None:
+    token(primary, "id=osaka")
+    assert primary.request("POST", f"{PRIMARY}/revoke-secondary?id=osaka").status == 200
+    assert status(primary)["known_secondaries"] == []
+
+
+def test_what_needs_a_primary_says_so_on_another_cluster(disabled: Client, tmp_path: Path) -> None:
+    calls = ("demote", "disable", "secondary-token?id=a", "revoke-secondary?id=a")
+    for call in calls:
+        answer = disabled.request("POST", f"{PRIMARY}/{call}")
+        assert answer.status == 400
+        assert "disabled" in errors(answer)
+    ok(disabled, "primary/enable")
+    ok(disabled, "primary/demote")
+    for call in calls:
+        answer = disabled.request("POST", f"{PRIMARY}/{call}")
+        assert answer.status == 400
+        assert "secondary" in errors(answer)
