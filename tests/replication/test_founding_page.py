@@ -4,7 +4,6 @@ What the page promises about secondaries is in test_founding_page_secondaries.py
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -75,8 +74,10 @@ def test_enable_demote_disable_answer_200_with_a_warning(
 @pytest.mark.parametrize("method", ["GET", "DELETE", "LIST", "PATCH"])
 def test_what_changes_roles_takes_no_other_method(primary: Client, method: str) -> None:
     for name in ("enable", "demote", "disable", "revoke-secondary"):
-        answer = primary.request(method, f"{PRIMARY}/{name}")
-        assert (answer.status, errors(answer)) == (405, "1 error occurred:\n\t* unsupported operation\n\n")
+        merge = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
+        answer = primary.request(method, f"{PRIMARY}/{name}", headers=merge)
+        assert answer.status == 405, answer
+        assert "unsupported operation" in errors(answer)
     assert status(primary)["mode"] == "primary"
 
 
@@ -216,16 +217,13 @@ def test_the_page_places_revoke_secondary_under_secondary(primary: Client) -> No
         assert status(primary)["known_secondaries"] == []
 
 
-@pytest.mark.parametrize("name", ["secondary-token", "revoke-secondary", "status", ""])
+@pytest.mark.parametrize("name", ["secondary-token", "revoke-secondary", "status", "x"])
 def test_no_other_path_is_misspelt(primary: Client, name: str) -> None:
     for method in ("GET", "POST"):
         answer = primary.request(method, f"{PAGE}/{name}?id=osaka")
         assert answer.status == 404, answer
     assert primary.request("GET", f"{PAGE}/enable").status in (404, 405)
     assert status(primary)["known_secondaries"] == []
-
-
-UPDATE = '{{ capabilities = ["{0}"] }}'
 
 
 @pytest.mark.parametrize(
@@ -283,7 +281,7 @@ def test_secondary_token_requires_sudo(primary: Client) -> None:
             body = None if method == "GET" else {"id": method}
             assert primary.request(method, asked, body, token=without).status == 403
             assert primary.request(method, asked, body, token=having).status == 200
-            assert primary.request("POST", f"{PRIMARY}/revoke-secondary", {"id": method}).status == 200
+            ok(primary, "primary/revoke-secondary", {"id": method})
 
 
 def test_its_answer_is_only_wrap_info_with_six_fields(primary: Client) -> None:
@@ -338,7 +336,22 @@ def test_the_header_does_not_rule_its_ttl(primary: Client) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "-a", "a-", ".a", "a.", "a/b", "a b", "a%2Fb", "ü", "a\x00b", "x" * 129, "../a", "-", "a\n"],
+    [
+        "",
+        "-a",
+        "a-",
+        ".a",
+        "a.",
+        "a/b",
+        "a b",
+        "a%2Fb",
+        "ü",
+        "a\x00b",
+        "x" * 129,
+        "../a",
+        "-",
+        "a\n",
+    ],
 )
 def test_an_id_that_could_not_be_part_of_a_path_is_refused(primary: Client, wrong: str) -> None:
     answer = primary.request("POST", f"{PRIMARY}/secondary-token", {"id": wrong})
@@ -390,7 +403,7 @@ def test_revoke_takes_its_id_from_a_query_too(primary: Client) -> None:
     assert status(primary)["known_secondaries"] == []
 
 
-def test_what_needs_a_primary_says_so_on_another_cluster(disabled: Client, tmp_path: Path) -> None:
+def test_what_needs_a__so_on_another_cluster(disabled: Client) -> None:
     calls = ("demote", "disable", "secondary-token?id=a", "revoke-secondary?id=a")
     for call in calls:
         answer = disabled.request("POST", f"{PRIMARY}/{call}")
