@@ -73,3 +73,8 @@ def allowed(client: Client, name: str, policy: str) -> str:
         "POST", "auth/token/create", {"policies": [name], "no_default_policy": True}
     )
     return str(answer.body["auth"]["client_token"])
+
+
+def asked_token(client: Client, query: str) -> Answer:
+    """Of the founding page's secondary-token, as it says: GET, with a query."""
+    return client.request("GET", f"sys/replication/primary/secondary-token?{query}")
