@@ -4,60 +4,11 @@ Each test's name is the runbook's heading. Planned failover and failback, re-par
 address, a drill, an upgrade's restarts, leaving a set, and what to do in doubt.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from tests.replication.pair import join, log_in, prepare, replicating_pair, status
-from tests.support.undercroft import Client, Undercroft, disk_server, free_port, restart, until
-
-AT = "sys/replication/performance"
-
-
-def ok(client: Client, path: str, body: Any = None) -> Any:
-    answer = client.request("POST", f"{AT}/{path}", body or {})
-    assert answer.status == 200, (path, answer)
-    return answer.body
-
-
-def token_for(primary: Client, secondary_id: str) -> str:
-    wrapped = ok(primary, "primary/secondary-token", {"id": secondary_id})
-    return str(wrapped["wrap_info"]["token"])
-
-
-def write(client: Client, name: str, value: Any = 1) -> None:
-    answer = client.request("POST", f"secret/data/{name}", {"data": {"value": value}})
-    assert answer.status == 200, answer
-
-
-def read(client: Client, name: str) -> Any:
-    answer = client.request("GET", f"secret/data/{name}")
-    return answer.body["data"]["data"]["value"] if answer.status == 200 else answer.status
-
-
-def follows(secondary: Client, primary: Client) -> bool:
-    mine, theirs = status(secondary), status(primary)
-    return bool(
-        mine["state"] == "stream-wals"
-        and mine["connection_state"] == "ready"
-        and mine["last_remote_wal"] == theirs["last_performance_wal"]
-        and mine["merkle_root"] == theirs["merkle_root"]
-    )
-
-
-def settle(secondary: Client, primary: Client) -> None:
-    until(lambda: follows(secondary, primary))
-
-
-@contextlib.contextmanager
-def triple(directory: Path) -> Iterator[tuple[Undercroft, Undercroft, Undercroft]]:
-    """A primary and two secondaries, `osaka` and `perth`."""
-    with replicating_pair(directory) as pair:
-        (directory / "third").mkdir()
-        with disk_server(directory / "third") as third:
-            join(pair.primary, third, "perth")
-            yield pair.primary_server, pair.secondary_server, third
+from tests.replication.clusters import AT, ok, read, settle, token_for, triple, write
+from tests.replication.pair import log_in, prepare, replicating_pair, status
+from tests.support.undercroft import disk_server, free_port, restart, until
 
 
 def test_bootstrap(tmp_path: Path) -> None:

@@ -89,6 +89,6 @@ def _wrap_block(info: WrapInfo) -> dict[str, Any]:
         "creation_time": info.creation_time,
         "creation_path": info.creation_path,
     }
-    if info.wrapped_accessor:
+    if info.wrapped_accessor is not None:
         block["wrapped_accessor"] = info.wrapped_accessor
     return block

@@ -36,6 +36,7 @@ HOLD_SECONDS: Final = 15.0  # longer than a promotion may take after the primary
 _RETRY_FIRST_SECONDS: Final = 0.1
 _RETRY_MAX_SECONDS: Final = 3.0
 _STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
+_HUNG_UP: Final = "the primary hung up without a greeting: this secondary's id may be revoked"
 _decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -151,8 +152,11 @@ class Following:
             self._note(IDLE, session.idle_reason or session.ended)
             log.error("replication has stopped", reason=self.reason)
         elif not self.copy_complete:
-            self._note(TRANSIENT_FAILURE, session.ended)
-            log.warn("lost the primary", reason=session.ended)
+            reason = session.ended
+            if session.welcome is None and refused is None:
+                reason = _HUNG_UP  # to whom it does not know, it says nothing
+            self._note(TRANSIENT_FAILURE, reason)
+            log.warn("lost the primary", reason=reason)
 
     def _note(self, connection: str, reason: str) -> None:
         if connection != self.connection:

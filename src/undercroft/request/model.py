@@ -46,6 +46,7 @@ class Request(msgspec.Struct):
     headers: dict[str, str] = {}  # lower-case names; never the token's headers
     remote_address: str = ""
     remote_port: int = 0
+    misspelt: str = ""  # the path as it came, if that is one of the founding page's slips
     open_metrics: bool = False  # its listener serves sys/metrics without a token
 
     def __repr__(self) -> str:
@@ -60,7 +61,7 @@ class WrapInfo(msgspec.Struct):
     ttl: int
     creation_time: str
     creation_path: str
-    wrapped_accessor: str = ""
+    wrapped_accessor: str | None = None  # None: not shown
 
     def __repr__(self) -> str:
         return f"<WrapInfo ttl={self.ttl} creation_path={self.creation_path!r}>"

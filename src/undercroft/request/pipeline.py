@@ -94,9 +94,9 @@ class Pipeline:
             return self._admit_sealed(request, view, now_ms, facts)
         if state.performance_mode == BOOTSTRAPPING and not request.path.startswith(_WHILE_COPYING):
             raise self._copying()
-        misspelt = ""
         if request.path in MISSPELT and request.operation in _WRITES:
-            misspelt, request.path = request.path, MISSPELT[request.path]
+            # The writer admits it once more, under the path that it has now.
+            request.misspelt, request.path = request.path, MISSPELT[request.path]
         mount = self.services.mounts.table(view).match(request.path)
         facts.mount = mount
         found, problem = self._find(mount, request)
@@ -116,9 +116,10 @@ class Pipeline:
         if found.route.lower:
             request.path = mount.path + path
         admitted = self._admitted(request, view, now_ms, found, mount, caller)
-        if misspelt:
+        if request.misspelt:
             admitted.warnings.append(
-                f"/v1/{misspelt} is a misspelling of old documentation: use /v1/{request.path}"
+                f"/v1/{request.misspelt} is a misspelling of old documentation: "
+                f"use /v1/{request.path}"
             )
         self._authorise(admitted, caller)
         if mount.id in self.services.state.withheld:

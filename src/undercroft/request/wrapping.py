@@ -91,7 +91,7 @@ def _put_aside(
         ttl=ttl_seconds,
         creation_time=rfc3339(now_ms),
         creation_path=creation_path,
-        wrapped_accessor=wrapped.wrapped_accessor,
+        wrapped_accessor=wrapped.wrapped_accessor or None,
     )
 
 

@@ -143,6 +143,7 @@ def secondary_token(call: Call) -> Response:
         claims={"ca": authority.fingerprint(own.certificate), "rtype": PERFORMANCE},
     )
     activation.write(tx, activation.with_wrapping(made, info.accessor))
+    info.wrapped_accessor = ""  # shown, as on the founding page, although nothing is wrapped in it
     return Response(wrap_info=info)
 
 
