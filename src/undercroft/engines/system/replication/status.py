@@ -51,12 +51,13 @@ def shown(call: Call) -> dict[str, Any]:
     if role.mode == DISABLED:
         return {"mode": DISABLED}
     status = call.services.replication
-    reported = status.mode == role.mode
+    if status.mode != role.mode:  # of the role before: what it says of others counts no more
+        status = ReplicationStatus(mode=role.mode, root=status.root)
     _, shared = call.view.positions()
     checks = read_checks(call.view)
     common: dict[str, Any] = {
         "mode": role.mode,
-        "state": "running" if role.mode == PRIMARY else status.state if reported else "idle",
+        "state": "running" if role.mode == PRIMARY else status.state,
         "cluster_id": role.set_id,
         "merkle_root": status.root.hex(),
         "corrupted_merkle_tree": checks.corrupted,
