@@ -133,7 +133,7 @@ def test_numbers_in_text_are_numbers(pair: Pair) -> None:
         peers = shown.get("secondaries") or shown["primaries"]
         for fields in (shown, *peers):
             for name, value in fields.items():
-                if name.endswith("_check_epoch") or name.endswith("_reindex_epoch"):
+                if name.endswith(("_check_epoch", "_reindex_epoch")):
                     assert number.fullmatch(value), name
                 if name.endswith("_ms") and name != "lag_ms":
                     assert number.fullmatch(value), name

@@ -122,6 +122,7 @@ class Following:
                 ended.set_result(None)
 
         self._note(CONNECTING, self.reason)
+        await self._sink.begin_session()
         try:
             link = await dial(
                 address, self.upstream.credentials, node.role.set_id, self._make, on_end
