@@ -287,7 +287,7 @@ class View:
         self._unseen.append((self.disk.shared, deltas))
         self._sorted = None
 
-    def advance(self) -> bool:
+    def advance(self) -> None:
         unseen, self._unseen = self._unseen, []
         for position, deltas in unseen:
             self.tree.apply(deltas)
@@ -295,7 +295,6 @@ class View:
                 self._position = position
                 if self._watched:
                     self._tell_roots()
-        return False
 
     def _tell_roots(self) -> None:
         at = self._position.seq
