@@ -1,7 +1,7 @@
 """The primary's endpoints (founding page; replication.md section 5)."""
 
+import re
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from undercroft.engines.base import Call
 from undercroft.errors import InvalidRequest
@@ -14,6 +14,11 @@ from undercroft.request.model import Response
 from undercroft.request.wrapping import wrap
 from undercroft.storage.view import Transaction
 
+_SCHEME: Final = "https://"
+_FORM: Final = "{} must have the form https://host:port"
+_ADDRESS: Final = re.compile(
+    r"(?:https://)?(\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]):(\d{1,5})/?", re.ASCII
+)
 BECOMES_PRIMARY: Final = (
     "This cluster is being enabled as a primary for replication. It will be unavailable for a "
     "brief period and will resume service shortly."
@@ -37,26 +42,22 @@ def transaction(call: Call) -> Transaction:
     return call.view
 
 
-def cluster_address(call: Call, name: str = "primary_cluster_addr") -> str:
+def cluster_address(call: Call) -> str:
     """`https://host:port` or nothing. Raises InvalidRequest."""
-    text = str(call.get(name) or "")
+    text = str(call.get("primary_cluster_addr") or "")
     if not text:
         return ""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        port = None
-    if (
-        port is None
-        or url.scheme != "https"
-        or not url.hostname
-        or url.username
-        or url.path not in ("", "/")
-        or url.query
-    ):
-        raise InvalidRequest(f"{name} must have the form https://host:port")
-    return text.rstrip("/")
+    if not text.startswith(_SCHEME):
+        raise InvalidRequest(_FORM.format("primary_cluster_addr"))
+    return _SCHEME + host_and_port(text, "primary_cluster_addr")
+
+
+def host_and_port(address: str, name: str) -> str:
+    """Of `https://host:port` or `host:port`, nothing else about it. Raises InvalidRequest."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found[2]) < 1 << 16:
+        raise InvalidRequest(_FORM.format(name))
+    return found[1] + ":" + found[2]
 
 
 def enable(call: Call) -> Response:

@@ -10,7 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from undercroft.engines.base import Call
-from undercroft.engines.system.replication.primary import cluster_address, transaction
+from undercroft.engines.system.replication.primary import (
+    cluster_address,
+    host_and_port,
+    transaction,
+)
 from undercroft.errors import InvalidRequest, Unavailable
 from undercroft.replication import activation, membership
 from undercroft.replication.control import HAND_OVER, Question
@@ -24,7 +28,6 @@ from undercroft.replication.role import (
     Upstream,
     read_role,
 )
-from undercroft.replication.serving import host_port
 from undercroft.request.model import Response
 
 _COPYING: Final = (
@@ -213,7 +216,7 @@ def prepare_update(call: Call) -> Change:
                 "this secondary is detached and holds no credentials: a token is needed"
             )
         found = first_that_answers(
-            [host_port(address) for address in addresses],
+            [host_and_port(address, "update_primary_addrs") for address in addresses],
             role.upstream.credentials,
             role.set_id,
             call.services.state.cluster_id,
