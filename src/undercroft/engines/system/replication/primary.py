@@ -75,12 +75,23 @@ def enable(call: Call) -> Response:
 
 def demote(call: Call) -> Response:
     """Answers the last place of the shared log: what a successor must have."""
-    return Response({"last_wal": membership.demote(transaction(call), call.now_ms)}).warn(_DEMOTED)
+    tx = transaction(call)
+    last_wal = membership.demote(tx, call.now_ms)
+    _end_unused_tokens(call, tx)
+    return Response({"last_wal": last_wal}).warn(_DEMOTED)
+
+
+def _end_unused_tokens(call: Call, tx: Transaction) -> None:
+    """What they wrap lets nobody in any more: the authority is gone, or will be at promotion."""
+    for secondary in activation.known(tx):
+        if secondary.wrapping_accessor:
+            call.services.tokens.revoke(tx, secondary.wrapping_accessor)
 
 
 def disable(call: Call) -> Response:
     tx = transaction(call)
     known = [secondary.id for secondary in activation.known(tx)]
+    _end_unused_tokens(call, tx)
     connected = [peer.id for peer in call.services.replication.peers if peer.connected]
     membership.disable(tx, call.now_ms, PRIMARY)
     response = Response(status=200).warn(_DISABLED)
