@@ -107,12 +107,7 @@ def disable(call: Call) -> Response:
 def secondary_token(call: Call) -> Response:
     """An activation token, wrapped, or sealed for the secondary's public key."""
     tx, now_ms = transaction(call), call.now_ms
-    role = read_role(tx)
-    if role.mode != PRIMARY:
-        raise membership.wrong_role(role, PRIMARY)
-    refused = membership.refusal(role)
-    if refused is not None:
-        raise refused()
+    role = membership.writing_primary(tx)
     ttl = call.get("ttl")
     ttl_seconds = activation.TTL_SECONDS if ttl is None else int(ttl)
     made = activation.register(
