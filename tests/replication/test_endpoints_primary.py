@@ -130,7 +130,7 @@ def test_anyone_may_have_the_key_that_a_token_is_signed_with(primary: Client) ->
     answer = primary.request("GET", "sys/wrapping/pubkey", token="")
     assert answer.status == 200
     key = answer.body["data"]
-    assert key["jwt_curve"] == "P-521"
+    assert key["jwt_curve"] == "p521"
     public = EllipticCurvePublicNumbers(
         int(key["jwt_x"]), int(key["jwt_y"]), SECP521R1()
     ).public_key()

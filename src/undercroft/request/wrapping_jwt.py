@@ -60,14 +60,22 @@ def _loaded(der: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def public_key_pem(tx: Snapshot) -> str:
-    """The key that checks the signatures. Makes it if there is none: raises ReadOnly then."""
-    return (
-        _signing_key(tx)
-        .public_key()
-        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        .decode()
+def public_key(tx: Snapshot) -> dict[str, str]:
+    """The key that checks the signatures, with Vault's names for its numbers, and as PEM.
+
+    Makes it if there is none: raises ReadOnly then.
+    """
+    key = _signing_key(tx).public_key()
+    numbers = key.public_numbers()
+    pem = key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    return {
+        "jwt_x": str(numbers.x),
+        "jwt_y": str(numbers.y),
+        "jwt_curve": "p521",
+        "public_key": pem.decode(),
+    }
 
 
 def sign_jwt(
