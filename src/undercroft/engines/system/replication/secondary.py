@@ -18,7 +18,8 @@ from undercroft.engines.system.replication.primary import (
 from undercroft.errors import InvalidRequest, Unavailable
 from undercroft.replication import activation, membership
 from undercroft.replication.control import HAND_OVER, Question
-from undercroft.replication.joining import Joined, Trust, first_that_answers, join
+from undercroft.replication.joining import Joined, first_that_answers, join
+from undercroft.replication.primary_api import Trust
 from undercroft.replication.role import (
     BOOTSTRAPPING,
     DISABLED,
@@ -28,6 +29,7 @@ from undercroft.replication.role import (
     Upstream,
     read_role,
 )
+from undercroft.replication.serving import host_port
 from undercroft.request.model import Response
 
 _COPYING: Final = (
@@ -72,6 +74,7 @@ def _join(call: Call) -> Joined:
         str(call.get("primary_api_addr") or ""),
         _trust(call),
         own_id=call.services.state.cluster_id,
+        own_addr=host_port(call.services.state.cluster_addr),
         now_ms=call.now_ms,
     )
 
