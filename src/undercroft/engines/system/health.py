@@ -14,6 +14,7 @@ from undercroft.durations import rfc3339
 from undercroft.engines.base import Call, Field, Route, lists, reads
 from undercroft.errors import InvalidRequest
 from undercroft.node.state import NodeState
+from undercroft.replication.role import DISABLED
 from undercroft.request.model import RawBody, Response
 from undercroft.storage.keys import OWN, SYSTEM
 from undercroft.storage.view import Snapshot, Space
@@ -115,14 +116,19 @@ def _health(state: NodeState, now_ms: int) -> dict[str, Any]:
 
 
 def leader(call: Call) -> Response:
-    """Without high availability there is no leader, as in Vault."""
+    """Without high availability there is no leader, as in Vault.
+
+    The addresses are there all the same while the cluster replicates: whoever waits for a secondary
+    looks for the primary's among those that the secondary knows.
+    """
     state = call.services.state
+    replicates = not state.sealed and state.performance_mode != DISABLED
     shown: dict[str, Any] = {
         "ha_enabled": False,
         "is_self": False,
         "active_time": rfc3339(0),
-        "leader_address": "",
-        "leader_cluster_address": "",
+        "leader_address": state.api_addr if replicates else "",
+        "leader_cluster_address": state.cluster_addr if replicates else "",
         "performance_standby": state.performance_standby,
         "performance_standby_last_remote_wal": 0,
     }
