@@ -71,7 +71,7 @@ def test_threat_r_06_a_session_cannot_be_resumed_so_a_revoked_certificate_is_loo
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_clocks_an_hour_apart_are_no_obstacle(ours: Authority, hours: int) -> None:
+def test_threat_r_13_clocks_an_hour_apart_are_no_obstacle(ours: Authority, hours: int) -> None:
     issued_ms = now_ms() + hours * HOUR_MS
     made = make_authority(SET_ID, issued_ms)
     shake(server_context(made, server_of(made, issued_ms)), client(client_of(made, issued_ms)))

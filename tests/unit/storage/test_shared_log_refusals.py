@@ -38,7 +38,7 @@ SEALED = seal_record(keyring(), KEY, b"1")
 CLEAR = clear_record(OWN + MOUNT + b"a", b"1" * 40)
 
 
-def test_a_record_twice_or_ahead_of_its_turn_changes_nothing(opened: Opener) -> None:
+def test_threat_r_08_a_record_twice_or_ahead_of_its_turn_changes_nothing(opened: Opener) -> None:
     origin, replica = opened("origin"), opened("replica")
     for n in range(3):
         write(origin, {"a": b"%d" % n})
@@ -95,7 +95,7 @@ def test_what_failed_does_not_spoil_what_else_is_in_the_batch(opened: Opener) ->
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_a_record_in_which_any_bit_is_flipped_changes_nothing(
+def test_threat_r_09_a_record_in_which_any_bit_is_flipped_changes_nothing(
     prepared: tuple[Callable[[bytes], None], list[bytes]], data: st.DataObject
 ) -> None:
     offer, records = prepared
@@ -133,7 +133,8 @@ def prepared(
     origin.close()
     removal = forged(START, encode_operation(KEY, b"t" * 16, None))
     put = encode_operation(KEY, NO_TAG, SEALED)
-    digest_only = forged(START, put)._replace(body=encode_withheld(digest_operation(put)))
+    plain = forged(START, put)  # what nearly all are: applied on a quick way of their own
+    digest_only = plain._replace(body=encode_withheld(digest_operation(put)))
     before = everything(replica)
 
     def offer(raw: bytes) -> None:
@@ -142,7 +143,7 @@ def prepared(
         finally:
             assert everything(replica) == before
 
-    return offer, [record.encode() for record in (whole, removal, digest_only)]
+    return offer, [record.encode() for record in (whole, plain, removal, digest_only)]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_correction_of_another_size_than_a_leaf_does_not_parse(size: int) -> N
     [(LOCAL + KEY[1:], SEALED), (OWN + KEY[1:], None), (KEY, b""), (KEY, CLEAR), (b"s", None)],
     ids=["local", "own", "empty", "clear", "no mount"],
 )
-def test_a_compared_entry_that_is_not_shared_or_not_sealed_is_refused(
+def test_threat_r_15_a_compared_entry_that_is_not_shared_or_not_sealed_is_refused(
     opened: Opener, key: bytes, record: bytes | None
 ) -> None:
     replica = opened("replica")
