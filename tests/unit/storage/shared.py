@@ -68,9 +68,16 @@ def records_after(store: Store, after: Position) -> list[SharedRecord]:
     return [SharedRecord.decode(r.encode()) for _, r in store.shared_log(after)]
 
 
-def apply(store: Store, records: Iterable[SharedRecord]) -> int:
-    """All of them in one commit. Answers how many of their entries had diverged."""
-    return committed(store, lambda b: sum(b.accept_shared(r, b.transaction()) for r in records))
+def apply(store: Store, records: Iterable[SharedRecord], *, beside: bool = False) -> int:
+    """All of them in one commit. Answers how many of their entries had diverged.
+
+    `beside`: with room for entries of the store's own, as the node does where a mount goes; a plain
+    record then takes the long way.
+    """
+    return committed(
+        store,
+        lambda b: sum(b.accept_shared(r, b.transaction() if beside else None) for r in records),
+    )
 
 
 def follow(replica: Store, origin: Store) -> int:
