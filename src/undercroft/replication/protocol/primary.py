@@ -34,6 +34,7 @@ from undercroft.storage.wal import (
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000  # without a frame for so long the other side is gone
 _HOLE: Final = bytes(8)  # no key and no record: seldom anything else
+_OF_ANY_SESSION: Final = (frames.Announce, frames.Heartbeat, frames.Echo, frames.Bye)
 WINDOW_BYTES: Final = 8 << 20  # of bulk frames that the secondary has not consumed yet
 
 
@@ -98,6 +99,7 @@ class PrimarySession:
         self._sent: Position = START
         self._known_term = 0
         self._passes: Passes | None = None
+        self._serves = False  # it is a session of a secondary that may have our data
         self._jobs: deque[Iterator[None]] = deque()
         self._asked = frames.AskEntries(b"", b"", b"")  # frames of a question that is not complete
         self._forwarded = 0
@@ -215,6 +217,8 @@ class PrimarySession:
                 raise ProtocolError("a session begins with a Hello")
             self._greet(frame)
             return
+        if not self._serves and not isinstance(frame, _OF_ANY_SESSION):
+            raise ProtocolError(f"a {type(frame).__name__} in a session that is for something else")
         if isinstance(frame, frames.Ack):
             self._acknowledged(frame)
         elif isinstance(frame, frames.Heartbeat):
@@ -321,6 +325,7 @@ class PrimarySession:
         )
         if hello.intent != frames.STREAM or verdict == frames.BEHIND:
             return
+        self._serves = True  # only now: before the filter is known nothing is answered
         self.selection_changed(compare=False)
         claim = self._host.claim()
         if claim:  # so that it can tell the primary that it had before
