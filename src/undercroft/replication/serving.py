@@ -87,11 +87,20 @@ class Serving:
         """Role, registry, filters or mounts may have changed."""
         if made != self._authority or time.monotonic() - self._certified_at > _RENEW_SECONDS:
             await self._listen(made)
-        self._check_registry()
-        self._select()
+        self.look()
         if self._node.role.mode != PRIMARY and self._links and self._draining is None:
             loop = asyncio.get_running_loop()
             self._draining = loop.call_later(_DRAIN_SECONDS, self._end_all)
+
+    def look(self) -> None:
+        """Who may be connected, and what each may have: as of now."""
+        try:
+            self._check_registry()
+            self._select()
+        except UndercroftError as error:
+            log.error("registry and filters could not be read", error=error.message)
+            for link in list(self._links):
+                self._end(link, "failed", "this primary cannot tell what may go")
 
     async def _listen(self, made: Authority | None) -> None:
         """The port is open whenever there is an authority; a new certificate every hour."""

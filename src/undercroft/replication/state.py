@@ -32,6 +32,7 @@ class StoreState:
         self.store = store
         self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
+        self.advanced: Callable[[], None] = _nothing
         self._load()
 
     def _load(self) -> None:
@@ -42,7 +43,15 @@ class StoreState:
         self._position = extent.shared
 
     def advance(self, limit: int = 1 << 30) -> bool:
-        """Follow the log, `limit` records at most. Answers whether there is more."""
+        """Follow the log, `limit` records at most. Answers whether there is more.
+
+        Then `advanced` is called, before anybody reads what is new.
+        """
+        more = self._advance(limit)
+        self.advanced()
+        return more
+
+    def _advance(self, limit: int) -> bool:
         self._recent.clear()
         store = self.store
         with store.snapshot() as view:
@@ -192,3 +201,7 @@ class StoreState:
             for some in (keyring.terms, keyring.alternates)
         )
         return terms, alternates
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

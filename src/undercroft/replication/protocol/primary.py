@@ -361,6 +361,11 @@ class PrimarySession:
             return False
         return self._passes is None or self._passes(head)
 
+    def _may_still(self, head: bytes) -> bool:
+        """After a read, which may have shown what a newer filter withholds: that is known now."""
+        self.source.advance()
+        return self._may(head)
+
     def _heads(self) -> dict[bytes, bytes]:
         return {head: total for head, total in self.source.heads().items() if self._may(head)}
 
@@ -397,6 +402,8 @@ class PrimarySession:
         after: bytes | None = b""
         while after is not None and self._may(asked.head):
             part = self.source.leaves(asked.head, buckets, after)
+            if not self._may_still(asked.head):
+                break
             missing: list[bytes] = []
             for at in range(0, len(part.entries), 2):
                 record = part.entries[at + 1]
@@ -415,6 +422,8 @@ class PrimarySession:
         after: bytes | None = asked.after
         while after is not None and self._may(asked.head):
             part = self.source.scan(asked.head, after)
+            if not self._may_still(asked.head):
+                break
             after = part.after
             self._send_bulk(frames.Entries(asked.head, part.entries, done=after is None))
             if after is None:
