@@ -1,4 +1,4 @@
-"""A secondary that keeps to no rule: a connection to the cluster port, and whatever frames one likes.
+"""A secondary that keeps to no rule: a connection to the cluster port, and any frames one likes.
 
 It has what a real one has, the grant of its activation, so what it is refused is refused by the
 primary and by nothing else.
@@ -60,7 +60,7 @@ class Peer:
         return self.expect(frames.Welcome)
 
     def expect(self, kind: type[F]) -> F:
-        """The next frame of a kind, whatever comes before it. Fails when the other side hangs up."""
+        """The next frame of a kind, whatever comes before it. EOFError when there is none."""
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             while self._waiting:
