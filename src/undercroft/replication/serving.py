@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from undercroft.engines.base import Services
-from undercroft.errors import UndercroftError
+from undercroft.errors import PermissionDenied, UndercroftError
 from undercroft.node.frames import Answer, Done, failure_of
 from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
@@ -318,9 +318,12 @@ class Serving:
         return None if selection is None else selection.passes
 
     def forward(self, session: PrimarySession, number: int, call: bytes) -> None:
-        """Bound what the secondary vouches for, audit, run, audit, answer."""
+        """Audit, bound what the secondary vouches for, run, audit, answer."""
         node = self._node
         now_ms = node.clock.wall_ms()
+        node.state.advance()  # registry, filters and mounts as they are now
+        if session.ended:  # it was revoked
+            return
         try:
             vouched = _decode_vouched(call)
         except msgspec.MsgspecError:
@@ -347,17 +350,29 @@ class Serving:
             link.flush()
 
         try:
-            allowed = vouched.bounded(
-                forward_root=secondary.forward_root, ceiling=secondary.ceiling
-            )
-            if auditor.active:
+            if auditor.active:  # first: what is refused is audited like what is done
                 with node.store.snapshot() as view:
                     auditor.refresh(view)
                 auditor.request(request, None, token, now_ms)
+            self._check_reach(secondary, request.path)
+            allowed = vouched.bounded(
+                forward_root=secondary.forward_root, ceiling=secondary.ceiling
+            )
         except UndercroftError as error:
             answered(Answer(0, error=failure_of(error), position=node.state.position()))
             return
         node.link.run(allowed, answered)
+
+    def _check_reach(self, secondary: Secondary, path: str) -> None:
+        """What its filter withholds, it has not by a forward either. Raises PermissionDenied."""
+        node = self._node
+        passes = self.passes(secondary.id)
+        if passes is None:
+            return
+        with node.store.snapshot() as view:
+            mount = node.services.mounts.table(view).match(path)
+        if mount is not None and not passes(mount.keyspace + mount.id):
+            raise PermissionDenied
 
     def announce(self, session: PrimarySession, claim: bytes) -> None:
         link = self._link_of(session)
