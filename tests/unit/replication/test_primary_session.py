@@ -148,6 +148,15 @@ def test_threat_r_14_a_filter_that_comes_while_a_mount_is_read_counts_for_what_w
     assert entries_in(primary.sends(every_question(OF_MOUNT)[question])) == []
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 100])
+def test_threat_r_08_frames_may_be_cut_anywhere(primary: Primary, size: int) -> None:
+    asked = b"".join(map(frames.encode, (frames.AskHeads(), *every_question(OF_MOUNT))))
+    whole = primary.sends(frames.AskHeads(), *every_question(OF_MOUNT))
+    for at in range(0, len(asked), size):
+        primary.session.receive(asked[at : at + size])
+    assert primary.sends() == whole
+
+
 @pytest.mark.parametrize("numbers", [(1, 1), (1, 2, 1), (1, 3), (2,), (0,)], ids=str)
 def test_threat_r_17_a_forward_that_comes_again_ends_the_session_and_runs_no_second_time(
     primary: Primary, numbers: tuple[int, ...]
