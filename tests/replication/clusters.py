@@ -39,6 +39,7 @@ def follows(secondary: Client, primary: Client) -> bool:
         and mine["connection_state"] == "ready"
         and mine["last_remote_wal"] == theirs["last_performance_wal"]
         and mine["merkle_root"] == theirs["merkle_root"]
+        and mine["merkle_root_wal"] == theirs["merkle_root_wal"] == mine["last_remote_wal"]
     )
 
 

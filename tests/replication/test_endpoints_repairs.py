@@ -95,6 +95,7 @@ def test_merkle_check_counts_what_it_has_read(pair: Pair) -> None:
 
 
 def test_recover_is_harmless_on_both_sides(pair: Pair) -> None:
+    settle(pair.secondary, pair.primary)
     for client in (pair.primary, pair.secondary):
         before = status(client)
         answer = client.request("POST", f"{AT}/recover", {})

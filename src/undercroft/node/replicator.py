@@ -367,6 +367,7 @@ class Replicator:
             state=IDLE,
             position=state.position(),
             root=state.root(),
+            root_seq=state.digested_seq,
         )
         if role.mode == PRIMARY:
             peers = () if self._serving is None else self._serving.peers()

@@ -54,7 +54,7 @@ class StoreState:
             _, self._tree, _ = self.store.digests_of(view.txn)
         self._number = self._digested = extent.last.seq
         self._position = extent.shared
-        self._digested_seq = extent.shared.seq  # the place of the shared log that the tree is at
+        self.digested_seq = extent.shared.seq  # the place of the shared log that `root` is of
         self._tell(self._due_roots())
 
     def advance(self) -> None:
@@ -109,7 +109,7 @@ class StoreState:
             self._tree.apply([change for change in changes if change[0][:1] == SHARED])
             self._digested += 1
             if kind != LOCAL_RECORD:
-                self._digested_seq = shared_position_of(raw).seq
+                self.digested_seq = shared_position_of(raw).seq
                 if self._watched:
                     due += self._due_roots()
             if self._digested == self._number:
@@ -199,7 +199,7 @@ class StoreState:
 
     def _due_roots(self) -> list[_Due]:
         """Who watches the place that the tree is at, and its root. Those it has passed are lost."""
-        at = self._digested_seq
+        at = self.digested_seq
         due = [(seen, self.root()) for seq, seen in self._watched if seq == at]
         self._watched = [(seq, seen) for seq, seen in self._watched if seq > at]
         return due
