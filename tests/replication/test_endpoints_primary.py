@@ -162,6 +162,15 @@ def test_every_token_brings_a_certificate_of_its_own(primary: Client) -> None:
     assert brought[0]["ca_cert"] == brought[1]["ca_cert"]
 
 
+def test_a_promoted_cluster_lets_in_by_an_authority_of_its_own(primary: Client) -> None:
+    before = unwrap(primary, token_for(primary, "osaka")).body["data"]
+    ok(primary, "primary/demote")
+    ok(primary, "secondary/promote")
+    after = unwrap(primary, token_for(primary, "osaka")).body["data"]
+    assert after["ca_cert"] != before["ca_cert"]
+    assert after["cluster_id"] == before["cluster_id"]
+
+
 def test_a_token_names_the_override_as_the_place_to_go(disabled: Client) -> None:
     ok(disabled, "primary/enable", {"primary_cluster_addr": "https://balancer.example:8201"})
     data = unwrap(disabled, token_for(disabled, "osaka")).body["data"]
