@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.replication.clusters import AT, errors, ok, token_for
-from tests.replication.pair import status
+from tests.replication.pair import log_in, prepare, status
+from tests.replication.test_endpoints_secondary import claims_of
 from tests.support.undercroft import Client, disk_server, free_port, until
 from undercroft.cli.certificates import make_certificates
 
@@ -143,3 +144,36 @@ def test_a_listener_that_demands_a_clients_certificate_gets_one(tmp_path: Path) 
         trust |= {"client_cert_pem": certificate, "client_key_pem": key}
         assert far.join(s.client, **trust) == 200, far.said
         until(lambda: status(s.client).get("state") == "stream-wals", s)
+
+
+def test_neither_side_writes_down_what_lets_a_cluster_in(tmp_path: Path) -> None:
+    """Neither the tokens nor what they bring, in audit or log of either."""
+    for name in ("p", "s"):
+        (tmp_path / name).mkdir()
+    audits = [tmp_path / name / "audit.log" for name in ("p", "s")]
+    devices = [f'audit "file" "main" {{ options {{ file_path = "{path}" }} }}' for path in audits]
+    with (
+        disk_server(tmp_path / "p", devices[0]) as p,
+        disk_server(tmp_path / "s", devices[1]) as s,
+    ):
+        prepare(p.client)
+        ok(p.client, "primary/enable")
+        token = token_for(p.client, "osaka")
+        ok(s.client, "secondary/enable", {"token": token})
+        until(lambda: status(s.client).get("state") == "stream-wals", s)
+        log_in(s.client)
+        key = ok(s.client, "secondary/generate-public-key")["data"]["secondary_public_key"]
+        body = {"id": "perth", "secondary_public_key": key}
+        sealed = ok(p.client, "primary/secondary-token", body)["data"]["token"]
+        ok(s.client, "secondary/update-primary", {"token": sealed})
+        stolen = token_for(p.client, "hobart")
+        brought = p.client.request("POST", "sys/wrapping/unwrap", token=stolen).body["data"]
+
+        written = "".join(path.read_text() for path in (*audits, p.log, s.log))
+        for path in ("secondary-token", "secondary/enable", "update-primary", "wrapping/unwrap"):
+            assert path in written
+        secrets = [sealed, sealed[5:], brought["client_key"], brought["client_cert"][40:80]]
+        for text in (token, stolen):
+            secrets += [*text.split(".")[1:], claims_of(text)["jti"]]
+        for secret in secrets:
+            assert secret not in written
