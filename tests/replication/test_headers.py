@@ -139,6 +139,17 @@ def test_behind_it_waits_as_long_as_configured_and_says_when_to_try_again(pair: 
     until(lambda: asking(pair.secondary, index).status == 200, pair.secondary_server)
 
 
+def test_what_tells_how_far_a_node_is_does_not_wait_to_be_further(pair: Pair) -> None:
+    """Clients send their index with every request: also with those by which they wait."""
+    paths = ("sys/health", "sys/leader", "sys/seal-status", "sys/replication/status")
+    with pair.secondary_cut_off():
+        late = index_of(pair.primary)
+        for path in (*paths, "sys/replication/performance/status"):
+            assert get(pair.secondary, ("X-Vault-Index", late), path=path).status == 200, path
+            assert get(pair.secondary, ("X-Vault-Index", "nonsense"), path=path).status == 200
+    settle(pair.secondary, pair.primary)
+
+
 # the other headers
 
 
