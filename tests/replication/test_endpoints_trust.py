@@ -10,9 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.replication.clusters import AT, errors, ok, token_for
+from tests.replication.clusters import AT, claims_of, errors, ok, token_for
 from tests.replication.pair import log_in, prepare, status
-from tests.replication.test_endpoints_secondary import claims_of
 from tests.support.undercroft import Client, disk_server, free_port, until
 from undercroft.cli.certificates import make_certificates
 
