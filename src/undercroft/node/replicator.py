@@ -111,6 +111,7 @@ class Replicator:
             self.services.audit.activate()
             if self._state is None:
                 self._state = LiveSink(self.store, self.link, self._sink_failed)
+                self._state.advanced = self._look
             self._generation = -1
             self._look()
             return
@@ -130,7 +131,6 @@ class Replicator:
             return
         self._state.advance()
         self._digest_soon()
-        self._look()
         if self._serving is not None:
             self._serving.committed()
         if self._following is not None:
@@ -191,11 +191,16 @@ class Replicator:
     # role
 
     def _look(self) -> None:
-        """Read the role again if configuration was touched since."""
+        """Read the role again if configuration was touched since.
+
+        Filters and revocations count at once: what follows them in the log may be shipped next.
+        """
         with self.store.snapshot() as view:
             generation = view.generation
         if generation != self._generation:
             self._generation = generation
+            if self._serving is not None:
+                self._serving.look()
             task = asyncio.ensure_future(self._refresh())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

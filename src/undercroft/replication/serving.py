@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from undercroft.engines.base import Services
-from undercroft.errors import UndercroftError
+from undercroft.errors import PermissionDenied, UndercroftError
 from undercroft.node.frames import Answer, Done, failure_of
 from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
@@ -87,11 +87,20 @@ class Serving:
         """Role, registry, filters or mounts may have changed."""
         if made != self._authority or time.monotonic() - self._certified_at > _RENEW_SECONDS:
             await self._listen(made)
-        self._check_registry()
-        self._select()
+        self.look()
         if self._node.role.mode != PRIMARY and self._links and self._draining is None:
             loop = asyncio.get_running_loop()
             self._draining = loop.call_later(_DRAIN_SECONDS, self._end_all)
+
+    def look(self) -> None:
+        """Who may be connected, and what each may have: as of now."""
+        try:
+            self._check_registry()
+            self._select()
+        except UndercroftError as error:
+            log.error("registry and filters could not be read", error=error.message)
+            for link in list(self._links):
+                self._end(link, "failed", "this primary cannot tell what may go")
 
     async def _listen(self, made: Authority | None) -> None:
         """The port is open whenever there is an authority; a new certificate every hour."""
@@ -309,9 +318,12 @@ class Serving:
         return None if selection is None else selection.passes
 
     def forward(self, session: PrimarySession, number: int, call: bytes) -> None:
-        """Bound what the secondary vouches for, audit, run, audit, answer."""
+        """Audit, bound what the secondary vouches for, run, audit, answer."""
         node = self._node
         now_ms = node.clock.wall_ms()
+        node.state.advance()  # registry, filters and mounts as they are now
+        if session.ended:  # it was revoked
+            return
         try:
             vouched = _decode_vouched(call)
         except msgspec.MsgspecError:
@@ -338,17 +350,29 @@ class Serving:
             link.flush()
 
         try:
-            allowed = vouched.bounded(
-                forward_root=secondary.forward_root, ceiling=secondary.ceiling
-            )
-            if auditor.active:
+            if auditor.active:  # first: what is refused is audited like what is done
                 with node.store.snapshot() as view:
                     auditor.refresh(view)
                 auditor.request(request, None, token, now_ms)
+            self._check_reach(secondary, request.path)
+            allowed = vouched.bounded(
+                forward_root=secondary.forward_root, ceiling=secondary.ceiling
+            )
         except UndercroftError as error:
             answered(Answer(0, error=failure_of(error), position=node.state.position()))
             return
         node.link.run(allowed, answered)
+
+    def _check_reach(self, secondary: Secondary, path: str) -> None:
+        """What its filter withholds, it has not by a forward either. Raises PermissionDenied."""
+        node = self._node
+        passes = self.passes(secondary.id)
+        if passes is None:
+            return
+        with node.store.snapshot() as view:
+            mount = node.services.mounts.table(view).match(path)
+        if mount is not None and not passes(mount.keyspace + mount.id):
+            raise PermissionDenied
 
     def announce(self, session: PrimarySession, claim: bytes) -> None:
         link = self._link_of(session)

@@ -45,6 +45,7 @@ class StoreState:
         self.store = store
         self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
+        self.advanced: Callable[[], None] = _nothing
         self._load()
 
     def _load(self) -> None:
@@ -57,7 +58,14 @@ class StoreState:
         self._tell(self._due_roots())
 
     def advance(self) -> None:
-        """See where the log has got to. The tree follows at once, or later when it is much."""
+        """See where the log has got to. The tree follows at once, or later when it is much.
+
+        Then `advanced` is called, before anybody reads what is new.
+        """
+        self._advance()
+        self.advanced()
+
+    def _advance(self) -> None:
         self._recent.clear()
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
@@ -89,6 +97,7 @@ class StoreState:
             due = self._roll(view) if reachable else []
         if not reachable:
             self._load()
+            self.advanced()
         self._tell(due)
 
     def _roll(self, view: Snapshot) -> list[_Due]:
@@ -236,3 +245,7 @@ class StoreState:
             for some in (keyring.terms, keyring.alternates)
         )
         return terms, alternates
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -114,10 +114,7 @@ class Pipeline:
             raise problem or UnsupportedPath(f"no handler for route {_quoted(request.path)}")
         if request.path.endswith("/") and request.operation in _WRITES:
             raise InvalidRequest(_FOLDER)
-        path, params = lowered(request.path[len(mount.path) :], found)
-        found = found._replace(params=params)
-        if found.route.lower:
-            request.path = mount.path + path
+        found = _lowered(request, mount, found)
         admitted = self._admitted(request, view, now_ms, found, mount, caller)
         if request.misspelt:
             admitted.warnings.append(
@@ -325,8 +322,11 @@ class Pipeline:
         found, problem = self._find(mount, request)
         if found is None or mount is None:
             raise problem or UnsupportedPath
+        if mount.local:  # this cluster's own, cubbyholes too: nobody else has a share in it (R-15)
+            raise PermissionDenied(_DENIED)
         caller = None
         if vouched.authenticated:
+            found = _lowered(request, mount, found)  # by the secondary too, if it is honest
             token = vouched.token()
             caller = Caller(token, self.services.policies.acl_for(tx, token.policies))
         elif not found.route.open:
@@ -337,6 +337,14 @@ class Pipeline:
         admitted.call.prepared = vouched.prepared
         with _undone(tx):
             return self._apply(admitted)
+
+
+def _lowered(request: Request, mount: Mount, found: Match) -> Match:
+    """Names that a handler reads in lower case, policies judge in lower case (ACL-11)."""
+    path, params = lowered(request.path[len(mount.path) :], found)
+    if found.route.lower:
+        request.path = mount.path + path
+    return found._replace(params=params)
 
 
 class Elsewhere(Exception):  # control flow, not a failure

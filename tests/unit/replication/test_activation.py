@@ -104,7 +104,7 @@ def test_what_is_issued_is_known_with_all_it_was_issued_with(cluster: Cluster) -
     assert (made.issued_ms, made.expires_ms) == (NOW_MS, NOW_MS + 60_000)
 
 
-def test_unless_said_otherwise_a_secondary_may_be_promoted_but_forwards_no_root(
+def test_threat_r_16_unless_said_otherwise_a_secondary_may_be_promoted_but_forwards_no_root(
     cluster: Cluster,
 ) -> None:
     made = issue(cluster)

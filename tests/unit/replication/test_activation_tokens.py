@@ -55,7 +55,9 @@ def test_what_is_sealed_for_a_key_is_opened_with_it(cluster: Cluster) -> None:
         assert activation.open_sealed(view, token) == GRANT
 
 
-def test_a_token_shows_nothing_of_what_it_brings_and_no_two_are_alike(cluster: Cluster) -> None:
+def test_threat_r_01_a_token_shows_nothing_of_what_it_brings_and_no_two_are_alike(
+    cluster: Cluster,
+) -> None:
     public = pending_key(cluster)
     tokens = [activation.seal_for(public, GRANT) for _ in range(2)]
     assert tokens[0] != tokens[1]
@@ -82,7 +84,7 @@ def test_a_new_key_replaces_the_old_and_tokens_for_the_old_are_dead(cluster: Clu
         assert activation.open_sealed(view, again) == GRANT
 
 
-def test_a_key_that_was_used_is_gone(cluster: Cluster) -> None:
+def test_threat_r_02_a_key_that_was_used_is_gone(cluster: Cluster) -> None:
     token = activation.seal_for(pending_key(cluster), GRANT)
     for _ in range(2):  # also when there is none
         with cluster.change() as tx:

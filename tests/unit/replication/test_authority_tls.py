@@ -64,14 +64,14 @@ def test_a_secondary_and_its_primary_meet_in_tls_1_3(
     assert session.said == b"hello"
 
 
-def test_a_session_cannot_be_resumed_so_a_revoked_certificate_is_looked_at_again(
+def test_threat_r_06_a_session_cannot_be_resumed_so_a_revoked_certificate_is_looked_at_again(
     ours: Authority, server: ssl.SSLContext
 ) -> None:
     assert not shake(server, client(client_of(ours))).tickets
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_clocks_an_hour_apart_are_no_obstacle(ours: Authority, hours: int) -> None:
+def test_threat_r_13_clocks_an_hour_apart_are_no_obstacle(ours: Authority, hours: int) -> None:
     issued_ms = now_ms() + hours * HOUR_MS
     made = make_authority(SET_ID, issued_ms)
     shake(server_context(made, server_of(made, issued_ms)), client(client_of(made, issued_ms)))
@@ -80,7 +80,7 @@ def test_clocks_an_hour_apart_are_no_obstacle(ours: Authority, hours: int) -> No
 # whom the server refuses
 
 
-def test_the_server_refuses_a_client_of_another_authority(
+def test_threat_r_05_the_server_refuses_a_client_of_another_authority(
     ours: Authority, server: ssl.SSLContext
 ) -> None:
     stranger = client_of(make_authority(SET_ID, now_ms()))
@@ -123,7 +123,7 @@ def test_the_server_refuses_a_certificate_that_a_secondary_signed_with_its_own(
         shake(server, context)
 
 
-def test_the_server_refuses_tls_1_2(ours: Authority, server: ssl.SSLContext) -> None:
+def test_threat_r_06_the_server_refuses_tls_1_2(ours: Authority, server: ssl.SSLContext) -> None:
     old = client(client_of(ours))
     old.minimum_version = ssl.TLSVersion.TLSv1_2
     old.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -132,7 +132,7 @@ def test_the_server_refuses_tls_1_2(ours: Authority, server: ssl.SSLContext) -> 
 
 
 @pytest.mark.parametrize("offered", [[], ["h2"], ["undercroft-replication/0"], [ALPN + "0"]])
-def test_no_protocol_is_chosen_for_a_client_that_does_not_speak_ours(
+def test_threat_r_06_no_protocol_is_chosen_for_a_client_that_does_not_speak_ours(
     ours: Authority, server: ssl.SSLContext, offered: list[str]
 ) -> None:
     """The library lets such a handshake end; the cluster port closes who has no protocol."""
@@ -150,7 +150,7 @@ def test_no_protocol_is_chosen_for_a_client_that_does_not_speak_ours(
 # whom the client refuses
 
 
-def test_the_client_refuses_a_server_of_another_authority(
+def test_threat_r_05_the_client_refuses_a_server_of_another_authority(
     ours: Authority, server: ssl.SSLContext
 ) -> None:
     strange = make_authority(SET_ID, now_ms())
@@ -180,7 +180,7 @@ def test_the_client_refuses_an_expired_server(ours: Authority) -> None:
         shake(late, client(client_of(ours)))
 
 
-def test_the_client_refuses_tls_1_2(ours: Authority) -> None:
+def test_threat_r_06_the_client_refuses_tls_1_2(ours: Authority) -> None:
     old = server_context(ours, server_of(ours))
     old.minimum_version = ssl.TLSVersion.TLSv1_2
     old.maximum_version = ssl.TLSVersion.TLSv1_2

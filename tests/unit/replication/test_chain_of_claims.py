@@ -65,7 +65,9 @@ def promote(cluster: Opened, address: str) -> None:
         )
 
 
-def test_a_primary_two_epochs_back_is_fenced_by_the_chain_of_claims(tmp_path: Path) -> None:
+def test_threat_r_11_a_primary_two_epochs_back_is_fenced_by_the_chain_of_claims(
+    tmp_path: Path,
+) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     a, b, c = (named(tmp_path, name) for name in ("a", "b", "c"))

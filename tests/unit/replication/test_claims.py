@@ -145,7 +145,9 @@ def test_a_revoked_secondary_fences_nobody() -> None:
     assert "revoked" in GOOD._replace(secondary=None).refusal()
 
 
-def test_a_certificate_of_an_activation_before_a_revocation_does_not_count_again() -> None:
+def test_threat_r_03_a_certificate_of_an_activation_before_a_revocation_does_not_count_again() -> (
+    None
+):
     assert "revoked" in GOOD._replace(secondary=registered(ticket="aa" * 16)).refusal()
 
 

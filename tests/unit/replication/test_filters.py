@@ -148,7 +148,7 @@ def test_all_auth_mounts_can_be_denied_but_tokens_still_have_their_own() -> None
     assert selection.withheld == (users.id,)
 
 
-def test_a_mount_that_moves_is_looked_at_under_its_new_path() -> None:
+def test_threat_r_14_a_mount_that_moves_is_looked_at_under_its_new_path() -> None:
     made = make_filter("deny", ["private/"])
     before, after = mount("public/", 7), mount("private/", 7)
     assert Selection(made, [before]).passes(head(before))
@@ -170,7 +170,7 @@ def _mounts(paths: Sequence[str], local: Sequence[bool]) -> list[Mount]:
 
 
 @given(mode=_MODES, chosen=_PATHS, paths=_PATHS, local=st.lists(st.booleans(), max_size=3))
-def test_what_is_withheld_never_passes_and_what_is_not_does(
+def test_threat_r_14_what_is_withheld_never_passes_and_what_is_not_does(
     mode: str, chosen: list[str], paths: list[str], local: list[bool]
 ) -> None:
     assume(mode == "deny" or chosen)
@@ -197,7 +197,7 @@ def test_allow_and_deny_of_the_same_paths_are_opposites(
 
 
 @given(mode=_MODES, chosen=_PATHS, paths=_PATHS, unknown=st.binary(min_size=16, max_size=16))
-def test_a_head_of_no_known_mount_is_withheld(
+def test_threat_r_14_a_head_of_no_known_mount_is_withheld(
     mode: str, chosen: list[str], paths: list[str], unknown: bytes
 ) -> None:
     """Data of a mount that is just being made, or was just removed."""

@@ -73,9 +73,19 @@ def accept(batch: Batch, record: SharedRecord) -> int:
     return 0 if batch.accept_plain([record.encode()]) else batch.accept_shared(record)
 
 
-def apply(store: Store, records: Iterable[SharedRecord]) -> int:
-    """All of them in one commit. Answers how many of their entries had diverged."""
-    return committed(store, lambda b: sum(accept(b, record) for record in records))
+def apply(store: Store, records: Iterable[SharedRecord], *, beside: bool = False) -> int:
+    """All of them in one commit. Answers how many of their entries had diverged.
+
+    `beside`: with room for entries of the store's own, as the node does where a mount goes; a plain
+    record then takes the long way.
+    """
+
+    def step(batch: Batch) -> int:
+        if not beside:
+            return sum(accept(batch, record) for record in records)
+        return sum(batch.accept_shared(record, batch.transaction()) for record in records)
+
+    return committed(store, step)
 
 
 def follow(replica: Store, origin: Store) -> int:

@@ -40,7 +40,7 @@ def test_shared_records_are_numbered_one_by_one_whatever_lies_between_them(
     assert [r.position for r in records_after(origin, START)] == positions[1:]
 
 
-def test_local_and_own_entries_do_not_travel(opened: Opener) -> None:
+def test_threat_r_15_local_and_own_entries_do_not_travel(opened: Opener) -> None:
     origin, replica = opened("origin"), opened("replica")
     history(origin)
     write_beside(replica, LOCAL, {"mine": b"x"})

@@ -60,7 +60,9 @@ def test_of_several_those_before_the_first_other_one_are_taken(opened: Opener) -
 
 
 @pytest.mark.parametrize("bit", range(0, 8 * 140, 7))
-def test_a_record_in_which_any_bit_is_flipped_is_not_taken(opened: Opener, bit: int) -> None:
+def test_threat_r_09_a_record_in_which_any_bit_is_flipped_is_not_taken(
+    opened: Opener, bit: int
+) -> None:
     origin, replica = opened("origin"), opened("replica")
     write(origin, {"a": b"1"})
     raw = bytearray(records_after(origin, START)[0].encode())

@@ -27,6 +27,7 @@ from undercroft.storage.wal import START, Position, SharedRecord, has_holes
 
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000  # without a frame for so long the other side is gone
+_OF_ANY_SESSION: Final = (frames.Announce, frames.Heartbeat, frames.Echo, frames.Bye)
 WINDOW_BYTES: Final = 8 << 20  # of bulk frames that the secondary has not consumed yet
 
 
@@ -91,6 +92,7 @@ class PrimarySession:
         self._sent: Position = START
         self._known_term = 0
         self._passes: Passes | None = None
+        self._serves = False  # it is a session of a secondary that may have our data
         self._jobs: deque[Iterator[None]] = deque()
         self._asked = frames.AskEntries(b"", b"", b"")  # frames of a question that is not complete
         self._forwarded = 0
@@ -208,6 +210,8 @@ class PrimarySession:
                 raise ProtocolError("a session begins with a Hello")
             self._greet(frame)
             return
+        if not self._serves and not isinstance(frame, _OF_ANY_SESSION):
+            raise ProtocolError(f"a {type(frame).__name__} in a session that is for something else")
         if isinstance(frame, frames.Ack):
             self._acknowledged(frame)
         elif isinstance(frame, frames.Heartbeat):
@@ -314,6 +318,7 @@ class PrimarySession:
         )
         if hello.intent != frames.STREAM or verdict == frames.BEHIND:
             return
+        self._serves = True  # only now: before the filter is known nothing is answered (R-14)
         self.selection_changed(compare=False)
         claim = self._host.claim()
         if claim:  # so that it can tell the primary that it had before
@@ -348,6 +353,11 @@ class PrimarySession:
         if head[:1] != SHARED or len(head) != HEAD_BYTES:  # whatever is asked for (R-15)
             return False
         return self._passes is None or self._passes(head)
+
+    def _may_still(self, head: bytes) -> bool:
+        """After a read, which may have shown what a newer filter withholds: that is known now."""
+        self.source.advance()
+        return self._may(head)
 
     def _heads(self) -> dict[bytes, bytes]:
         return {head: total for head, total in self.source.heads().items() if self._may(head)}
@@ -385,6 +395,8 @@ class PrimarySession:
         after: bytes | None = b""
         while after is not None and self._may(asked.head):
             part = self.source.leaves(asked.head, buckets, after)
+            if not self._may_still(asked.head):
+                break
             missing: list[bytes] = []
             for at in range(0, len(part.entries), 2):
                 record = part.entries[at + 1]
@@ -403,6 +415,8 @@ class PrimarySession:
         after: bytes | None = asked.after
         while after is not None and self._may(asked.head):
             part = self.source.scan(asked.head, after)
+            if not self._may_still(asked.head):
+                break
             after = part.after
             self._send_bulk(frames.Entries(asked.head, part.entries, done=after is None))
             if after is None:
