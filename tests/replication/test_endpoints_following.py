@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_seal import generate_root, is_root
-from tests.replication.clusters import AT, errors, ok, read, settle, token_for, warnings, write
+from tests.replication.clusters import (
+    AT,
+    claims_of,
+    errors,
+    ok,
+    read,
+    settle,
+    token_for,
+    warnings,
+    write,
+)
 from tests.replication.pair import (
     ALL,
     Pair,
@@ -19,7 +29,6 @@ from tests.replication.pair import (
     replicator_of,
     status,
 )
-from tests.replication.test_endpoints_secondary import claims_of
 from tests.support.undercroft import Undercroft, disk_server, free_port, start, until
 
 

@@ -3,6 +3,7 @@
 It knows nothing of what is in an answer. Each failure says which step it was and what can be done.
 """
 
+import contextlib
 import http.client
 import socket
 import ssl
@@ -32,13 +33,13 @@ class Trust(msgspec.Struct, frozen=True):
     def context(self) -> ssl.SSLContext:
         """Raises InvalidRequest for what cannot be read."""
         try:
-            if self.ca_path and not Path(self.ca_path).is_dir():
-                raise NotADirectoryError(f"{self.ca_path} is no directory")
             context = ssl.create_default_context(
                 cafile=self.ca_file or None,
                 capath=self.ca_path or None,
                 cadata=self.ca_cert or None,
             )
+            if self.ca_path:
+                _load_directory(context, Path(self.ca_path))
         except (OSError, ssl.SSLError, ValueError, TypeError) as error:
             raise InvalidRequest(
                 f"ca_file, ca_path or ca_cert cannot be used: {reason(error)}"
@@ -49,6 +50,18 @@ class Trust(msgspec.Struct, frozen=True):
             except (OSError, ssl.SSLError):
                 raise InvalidRequest("client_cert_pem and client_key_pem cannot be used") from None
         return context
+
+
+def _load_directory(context: ssl.SSLContext, directory: Path) -> None:
+    """Every certificate in it, whatever the files are called. Raises OSError, ValueError."""
+    loaded = False
+    for file in sorted(directory.iterdir()):
+        if file.is_file():
+            with contextlib.suppress(ssl.SSLError):  # it has no certificate
+                context.load_verify_locations(cafile=file)
+                loaded = True
+    if not loaded:
+        raise ValueError(f"no certificate in {directory}")
 
 
 class PrimaryApi:
