@@ -128,6 +128,10 @@ def test_threat_r_07_past_the_end_of_the_log_the_states_are_compared(tmp_path: P
         pair.secondary_server.kill()
         for number in range(60):
             write(one, f"away{number}", number)
+        for number in range(3):  # so much that the digests are written, and the log before may go
+            write(one, "large", "x" * (23 << 20))
+        write(one, "last")
+        write(one, "last")
         restart(pair.secondary_server, tmp_path / "secondary")
         settle(two, one)
         assert [read(two, f"away{number}") for number in range(60)] == list(range(60))
