@@ -29,10 +29,13 @@ Tamper = Callable[[Frame], list[Frame]]
 
 
 class Relay:
-    """Runs in a thread of its own. `tamper` answers what becomes of a frame of the primary."""
+    """Runs in a thread of its own. `tamper` answers what becomes of a frame of the primary, `echo`
+    of one of the secondary.
+    """
 
     def __init__(self, grant: Grant) -> None:
         self.tamper: Tamper = lambda frame: [frame]
+        self.echo: Tamper = lambda frame: [frame]
         self.sessions = 0
         self._grant = grant
         self._port = free_port()
@@ -85,7 +88,8 @@ class Relay:
             writers.append(on)
             self._writers.update(writers)
             await asyncio.gather(
-                self._pump(near, on, lambda frame: [frame]), self._pump(far, back, self._on)
+                self._pump(near, on, lambda frame: self.echo(frame)),
+                self._pump(far, back, self._on),
             )
         for writer in writers:
             writer.transport.abort()

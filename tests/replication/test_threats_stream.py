@@ -120,6 +120,29 @@ def test_threat_r_09_a_record_of_the_relays_own_making_never_comes_in(between: S
     assert follows(between.secondary.client, between.primary.client)
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_threat_r_17_a_forward_that_is_repeated_on_the_way_is_done_once(
+    between: Set, times: int
+) -> None:
+    one, two = between.primary.client, between.secondary.client
+    name = f"once{times}"
+    between.relay.tamper = lambda frame: [frame]
+    until(lambda: follows(two, one), between.secondary)
+    between.relay.echo = lambda f: [f] * (times if isinstance(f, frames.Forward) else 1)
+    try:
+        answer = two.request("POST", f"secret/data/{name}", {"data": {"value": "mine"}})
+    finally:
+        between.relay.echo = lambda frame: [frame]
+    assert answer.status in (200, 503)  # 503: the session broke before its answer came
+    until(lambda: follows(two, one), between.secondary)
+    until(lambda: two.request("GET", f"secret/metadata/{name}").status == 200)
+    for client in (one, two):
+        kept = client.request("GET", f"secret/metadata/{name}").body["data"]
+        assert kept["current_version"] == 1
+    write(two, name, "again")
+    assert read(two, name) == "again"
+
+
 def test_threat_r_07_past_the_end_of_the_log_the_states_are_compared(tmp_path: Path) -> None:
     """Away for longer than the log is kept; status says what is going on."""
     short = "replication {\n  logshipper_buffer_length = 20\n}\n"
@@ -128,6 +151,10 @@ def test_threat_r_07_past_the_end_of_the_log_the_states_are_compared(tmp_path: P
         pair.secondary_server.kill()
         for number in range(60):
             write(one, f"away{number}", number)
+        for _ in range(3):  # so much that the digests are written, and the log before may go
+            write(one, "large", "x" * (23 << 20))
+        write(one, "last")
+        write(one, "last")
         restart(pair.secondary_server, tmp_path / "secondary")
         settle(two, one)
         assert [read(two, f"away{number}") for number in range(60)] == list(range(60))

@@ -19,7 +19,7 @@ from tests.unit.storage.shared import (
     records_after,
     shared_entries,
 )
-from tests.unit.storage.stores import open_store, write
+from tests.unit.storage.stores import change, contents, open_store, write
 from undercroft.storage.batch import OutOfOrder
 from undercroft.storage.store import Store
 from undercroft.storage.wal import START, SharedRecord
@@ -116,3 +116,31 @@ def test_threat_r_08_shuffled_doubled_and_split_the_log_makes_the_same_state(
         follow(replica, history.origin)
         assert_same(replica, history.origin)
         assert_sound(replica)
+
+
+_JUMPS_MS = st.lists(st.integers(-2 * 3_600_000, 2 * 3_600_000), min_size=2, max_size=8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(jumps_ms=_JUMPS_MS)
+def test_threat_r_13_the_log_orders_and_no_clock(jumps_ms: list[int]) -> None:
+    """The origin's clock is set back and forth; a replica hands on the times that were written."""
+    names = ("origin", "second", "third")
+    with tempfile.TemporaryDirectory(prefix="undercroft-test-") as directory:
+        origin, second, third = (open_store(Path(directory, name)) for name in names)
+        now_ms = 1_900_000_000_000
+        for number, jump_ms in enumerate(jumps_ms):
+            now_ms += jump_ms
+            batch = origin.batch(lambda at=now_ms: at)  # type: ignore[misc]
+            tx = batch.transaction()
+            change(tx, {"same": b"%d" % number})
+            batch.accept(tx)
+            batch.commit()
+        follow(second, origin)
+        follow(third, second)
+        for store in (second, third):
+            assert_same(store, origin)
+            assert contents(store) == {"same": b"%d" % (len(jumps_ms) - 1)}
+            assert_sound(store)
+        for store in (origin, second, third):
+            store.close()
