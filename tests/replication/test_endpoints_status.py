@@ -5,7 +5,7 @@ The types are those of Vault's Go client, which fails on others.
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -87,7 +87,7 @@ OF_A_SECONDARY_PEER = {
 }
 
 
-def has(shown: dict[str, Any], types: dict[str, type]) -> None:
+def has(shown: dict[str, Any], types: Mapping[str, type]) -> None:
     found = {name: type(shown.get(name)) for name in types}
     assert found == types
 
