@@ -406,6 +406,7 @@ class Replicator:
             else 0,
             sync_done=progress[0] if progress else 0,
             sync_total=progress[1] if progress else 0,
+            damage=following.damage,
             divergences=following.divergences,
             last_divergence_ms=following.last_divergence_ms,
             upstream_epoch=following.newer[0] if following.newer else status.position.epoch,
