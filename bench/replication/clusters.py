@@ -116,6 +116,7 @@ class Pair:
             other.get("state") == "stream-wals"
             and other["last_remote_wal"] == one["last_performance_wal"]
             and other["merkle_root"] == one["merkle_root"]
+            and other["merkle_root_wal"] == one["merkle_root_wal"] == other["last_remote_wal"]
         )
 
     def wire_bytes(self) -> int:

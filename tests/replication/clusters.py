@@ -1,6 +1,8 @@
 """Sets of real clusters, and what an operator calls on them, for the tests of this folder."""
 
+import base64
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ def follows(secondary: Client, primary: Client) -> bool:
         and mine["connection_state"] == "ready"
         and mine["last_remote_wal"] == theirs["last_performance_wal"]
         and mine["merkle_root"] == theirs["merkle_root"]
+        and mine["merkle_root_wal"] == theirs["merkle_root_wal"] == mine["last_remote_wal"]
     )
 
 
@@ -78,3 +81,9 @@ def allowed(client: Client, name: str, policy: str) -> str:
 def asked_token(client: Client, query: str) -> Answer:
     """Of the founding page's secondary-token, as it says: GET, with a query."""
     return client.request("GET", f"sys/replication/primary/secondary-token?{query}")
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """What an activation token in JWT form says."""
+    part = token.split(".")[1]
+    return dict(json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))))

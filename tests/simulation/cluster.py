@@ -598,7 +598,8 @@ class Cluster:
             self.next_connect_ms = now + self.rng.randrange(50, 3000)
         if self.client is None and now >= self.next_connect_ms and not self.idle:
             following = role.mode in (SECONDARY, BOOTSTRAPPING) and role.upstream is not None
-            if following and self.switchover is None and not self.queue.pending:
+            busy = self.queue.pending or self.queue.completed
+            if following and self.switchover is None and not busy:
                 assert role.upstream is not None
                 self._connect(role.upstream)
         elif self.client is not None and role.mode not in (SECONDARY, BOOTSTRAPPING):

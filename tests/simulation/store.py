@@ -239,6 +239,7 @@ class Queue:
     def __init__(self) -> None:
         self.pending: deque[tuple[Callable[[], int], Callable[[int], None], object]] = deque()
         self.completed: deque[tuple[int | Failure, Callable[[int], None], object]] = deque()
+        self.broken: object = None  # a session of which a change was refused: no more of it
 
     def ask(
         self, change: Callable[[], int], done: Callable[[int], None], session: object = None
@@ -249,10 +250,14 @@ class Queue:
         """The oldest changes become durable; each either whole or not at all."""
         for _ in range(min(count, len(self.pending))):
             change, done, session = self.pending.popleft()
-            try:
-                result: int | Failure = change()
-            except Failure as failure:
-                result = failure
+            result: int | Failure
+            if session is not None and session is self.broken:
+                result = Failure("a change before it was refused")
+            else:
+                try:
+                    result = change()
+                except Failure as failure:
+                    result, self.broken = failure, session or self.broken
             self.completed.append((result, done, session))
 
 
@@ -282,7 +287,7 @@ class View:
         self._unseen.append((self.disk.shared, deltas))
         self._sorted = None
 
-    def advance(self) -> bool:
+    def advance(self) -> None:
         unseen, self._unseen = self._unseen, []
         for position, deltas in unseen:
             self.tree.apply(deltas)
@@ -290,7 +295,6 @@ class View:
                 self._position = position
                 if self._watched:
                     self._tell_roots()
-        return False
 
     def _tell_roots(self) -> None:
         at = self._position.seq

@@ -24,6 +24,8 @@ REGRESSIONS = {
     1976: "two clusters had rotated to different keys under one number",
     3991: "a mount was denied while the secondary was away",
     4053: "the log of a cluster that had been filtered was shipped, with its holes",
+    5331: "a change was made though one before it, of the same session, had been refused",
+    9875: "a session began while what its predecessor had asked for was still under way",
 }
 
 

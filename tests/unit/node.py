@@ -10,6 +10,7 @@ from undercroft.barrier.keyring import Keyring, KeyTerm
 from undercroft.engines.base import Call, Caller, Engine
 from undercroft.node.state import NodeState
 from undercroft.observe.metrics import Metrics
+from undercroft.replication.status import ReplicationStatus
 from undercroft.request.audit import Auditor
 from undercroft.request.model import Operation, Request
 from undercroft.request.mounts import Mount, MountConfig
@@ -113,6 +114,7 @@ def call_on(
         engines=engines or {},
         audit=audit or Auditor(),
         metrics=metrics or Metrics(),
+        replication=ReplicationStatus(),
     )
     request = Request("r-1", operation, path, token=token, query=query or {}, headers=headers or {})
     rules: Any = known.known.get(token)

@@ -1,12 +1,13 @@
 """sys/health, sys/leader, sys/ha-status, sys/version-history."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from tests.unit.node import NOW_MS, call_on, committed, open_store
+from undercroft.engines.base import Call
 from undercroft.engines.system.health import (
     ROUTES,
     ha_status,
@@ -17,6 +18,7 @@ from undercroft.engines.system.health import (
 )
 from undercroft.node.state import NodeState
 from undercroft.request.model import RawBody, Response
+from undercroft.storage.wal import Position
 
 ACTIVE = NodeState(initialized=True, sealed=False, cluster_name="c", cluster_id="id")
 
@@ -26,12 +28,28 @@ def raw(response: Response) -> RawBody:
     return response.raw
 
 
+class Log:
+    """A view, as far as these paths look at it."""
+
+    def __init__(self, shared: int, own: int) -> None:
+        self._ends = Position(0, own, b""), Position(0, shared, b"")
+
+    def positions(self) -> tuple[Position, Position]:
+        return self._ends
+
+
+def asked(
+    state: NodeState, shared: int = 0, own: int = 0, query: dict[str, str] | None = None
+) -> Call:
+    return call_on(cast(Any, Log(shared, own)), state=state, query=query)
+
+
 def code(state: NodeState, **query: str) -> int:
-    return raw(health(call_on(state=state, query=query))).status
+    return raw(health(asked(state, query=query))).status
 
 
-def body(state: NodeState) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(raw(health(call_on(state=state))).body)
+def body(state: NodeState, shared: int = 0, own: int = 0) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(raw(health(asked(state, shared, own))).body)
     return decoded
 
 
@@ -89,13 +107,13 @@ def test_a_secondary_in_its_first_copy_is_not_ready_and_a_fenced_primary_serves_
 
 @pytest.mark.parametrize("value", ["abc", "", "-1", "99", "199", "600", "1000", "2e2", "٢٠٠"])
 def test_a_code_that_is_none_is_refused_without_repeating_it(value: str) -> None:
-    answer = raw(health(call_on(state=ACTIVE, query={"activecode": value})))
+    answer = raw(health(asked(ACTIVE, query={"activecode": value})))
     assert (answer.status, answer.body) == (400, b'{"errors":[]}\n')
     assert code(NodeState(), sealedcode=value) == 400
 
 
 def test_the_body_says_it_all() -> None:
-    assert body(but(last_wal=7)) == {
+    assert body(ACTIVE, shared=7, own=5) == {
         "initialized": True,
         "sealed": False,
         "standby": False,
@@ -112,13 +130,15 @@ def test_the_body_says_it_all() -> None:
         "cluster_id": "id",
         "last_wal": 7,
     }
+    assert body(ACTIVE, shared=7, own=9)["last_wal"] == 9
     assert "last_wal" not in body(ACTIVE)
+    assert "last_wal" not in body(but(standby=True), shared=7)
     assert body(but(standby=True))["ha_connection_healthy"] is True
 
 
 def test_sealed_it_tells_neither_cluster_nor_modes() -> None:
-    for state in (but(sealed=True, last_wal=7, cluster_name=""), NodeState()):
-        shown = body(state)
+    for state in (but(sealed=True, cluster_name=""), NodeState()):
+        shown = body(state, shared=7)
         assert shown["standby"] is True
         assert shown["replication_performance_mode"] == shown["replication_dr_mode"] == "unknown"
         assert not {"cluster_name", "cluster_id", "last_wal"} & set(shown)
@@ -132,7 +152,7 @@ def test_health_needs_neither_token_nor_unsealing_and_leader_needs_unsealing() -
 
 
 def test_leader_says_that_there_is_no_high_availability() -> None:
-    shown = msgspec.json.decode(raw(leader(call_on(state=but(last_wal=3)))).body)
+    shown = msgspec.json.decode(raw(leader(asked(ACTIVE, shared=3))).body)
     assert shown["ha_enabled"] is False
     assert shown["active_time"] == "0001-01-01T00:00:00Z"
     assert shown["last_wal"] == 3

@@ -15,7 +15,7 @@ MOUNTS = (SYS, mount("kv/", "kv"), mount("auth/token/", "token"))
 def answer(query: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> RawBody:
     metrics = Metrics()
     metrics.count("undercroft.commit.count", by=9)
-    state = NodeState(initialized=True, sealed=False, last_wal=12)
+    state = NodeState(initialized=True, sealed=False)
     call = call_on(query=query, headers=headers, metrics=metrics, mounts=MOUNTS, state=state)
     response = read(call)
     assert response.raw is not None

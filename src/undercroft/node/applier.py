@@ -78,8 +78,9 @@ class Applier:
     def _records(self, batch: Batch, tx: Transaction, change: changes.ApplyRecords) -> int:
         self._copying(tx)
         differing = 0
-        for raw in change.records:
-            record = SharedRecord.decode(raw)
+        left = change.records
+        while left := left[batch.accept_plain(left) :]:
+            record, left = SharedRecord.decode(left[0]), left[1:]
             own = None
             if _MOUNTS in record.body:
                 own = batch.transaction()

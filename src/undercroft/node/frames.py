@@ -87,10 +87,15 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Commit(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """From the replicator: make this change in a transaction (`changes.py`)."""
+    """From the replicator: make this change in a transaction (`changes.py`).
+
+    `session`: whose change it is; after one that was refused none of that session is made any more,
+    since each takes it for granted that those before are there. 0: it stands alone.
+    """
 
     id: int
     change: Change
+    session: int = 0
 
     def __repr__(self) -> str:
         return f"<Commit {self.id} {type(self.change).__name__}>"

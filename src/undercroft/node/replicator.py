@@ -46,6 +46,7 @@ log = get_logger("replicator")
 
 _REPORT_SECONDS: Final = 0.05  # at most so often
 _TICK_SECONDS: Final = 1.0
+_QUIET_SECONDS: Final = 0.05  # without records: the digest tree may follow
 _COPYING_NICE: Final = 10
 _FENCED_ABOVE: Final = "the primary's epoch is over: use update-primary with a token of the new one"
 
@@ -81,6 +82,7 @@ class Replicator:
         self._reporting = False
         self._store_name = store_name
         self._copied = False
+        self._digesting = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -128,11 +130,26 @@ class Replicator:
         if self._state is None:
             return
         self._state.advance()
+        self._digest_soon()
         if self._serving is not None:
             self._serving.committed()
         if self._following is not None:
             self._following.committed()
         self.report_soon()
+
+    def _digest_soon(self) -> None:
+        """Let the tree follow once no more records come in bulk."""
+        if self._state is not None and self._state.undigested and not self._digesting:
+            self._digesting = True
+            at = self._state.number
+            asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._digest, at)
+
+    def _digest(self, at: int) -> None:
+        self._digesting = False
+        if self._state is not None:
+            if self._state.number == at:
+                self._state.digest()
+            self._digest_soon()
 
     async def answer(self, question: Question) -> Reply:
         """What a request's `prepare` asks (`replication/control.py`)."""
@@ -350,6 +367,7 @@ class Replicator:
             state=IDLE,
             position=state.position(),
             root=state.root(),
+            root_seq=state.digested_seq,
         )
         if role.mode == PRIMARY:
             peers = () if self._serving is None else self._serving.peers()

@@ -41,7 +41,6 @@ class NodeState(msgspec.Struct, frozen=True):
     cluster_addr: str = ""
     active_since_ms: int = 0
     started_ms: int = 0
-    last_wal: int = 0
     standby: bool = False
     performance_standby: bool = False
     removed: bool = False  # from its HA cluster

@@ -47,6 +47,18 @@ log = get_logger("worker")
 IN_FLIGHT_MAX: Final = 4096  # requests of one worker at the writer: past it, 503
 _PREPARE_THREADS: Final = 4
 _INDEX: Final = index.HEADER.lower()
+# What tells how far this node is cannot wait until it is further.
+_AS_IT_IS: Final = frozenset(
+    f"sys/{name}"
+    for name in (
+        "health",
+        "leader",
+        "seal-status",
+        "replication/status",
+        "replication/performance/status",
+        "replication/dr/status",
+    )
+)
 _POLL_SECONDS: Final = 0.005
 _LOST_INDEX: Final = (
     "the index asked for is of writes that a failover set aside; this is the state without them"
@@ -270,7 +282,8 @@ class Worker:
             return redirect.response
         except UndercroftError as error:
             return failure_to_http(error)
-        if _INDEX in request.headers and not self.services.state.sealed:
+        waits = _INDEX in request.headers and request.path not in _AS_IT_IS
+        if waits and not self.services.state.sealed:
             return self._later(self._when_caught_up(request))
         return self._answer_request(request)
 

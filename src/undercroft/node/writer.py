@@ -176,6 +176,7 @@ class Writer:
         self._held: list[tuple[WorkerLink, Answer | Done]] = []  # answers that wait for them
         self._offers_allowed = True  # a keyring offered by a worker after our predecessor died
         self.applier = Applier(store, services)
+        self._broken_session = 0  # of the replicator: one of its changes was refused
         self._replicator: WorkerLink | None = None
         self._report = Report(ReplicationStatus())
         self._elsewhere: dict[int, tuple[WorkerLink, int, Admitted]] = {}  # at the primary
@@ -282,6 +283,8 @@ class Writer:
             answers = batch.answers
         except UndercroftError as error:
             answers = [(link, _failed(frame, error)) for link, frame in waiting]
+            for _, frame in waiting:
+                self._note_refused(frame)
             self.load_role()
         if batch is not None:
             for effect in batch.effects:
@@ -330,15 +333,25 @@ class Writer:
 
     def _run_change(self, batch: Batch, frame: Commit) -> tuple[Done, Transaction]:
         """What the replicator asks for."""
-        try:
-            result, tx = self.applier.run(batch, frame.change)
-        except OutOfOrder:
-            return Done(frame.id, batch.shared, failure="out of order"), batch.transaction()
-        except StorageFailed:
-            raise
-        except UndercroftError as error:
-            return Done(frame.id, batch.shared, failure=error.message), batch.transaction()
-        return Done(frame.id, batch.shared, result), tx
+        if frame.session and frame.session == self._broken_session:
+            failure = "a change before it was refused"
+        else:
+            try:
+                result, tx = self.applier.run(batch, frame.change)
+                return Done(frame.id, batch.shared, result), tx
+            except OutOfOrder:
+                failure = "out of order"
+            except StorageFailed:
+                raise
+            except UndercroftError as error:
+                failure = error.message
+            self._note_refused(frame)
+        return Done(frame.id, batch.shared, failure=failure), batch.transaction()
+
+    def _note_refused(self, frame: Any) -> None:
+        """Nothing of its session is to be changed any more."""
+        if isinstance(frame, Commit) and frame.session:
+            self._broken_session = frame.session
 
     def _run_one(
         self,

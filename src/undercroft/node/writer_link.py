@@ -58,6 +58,7 @@ class ChangeLink(asyncio.Protocol):
         self._next_id = 0
         self._changes: dict[int, Callable[[Done], None]] = {}
         self._calls: dict[int, Callable[[Answer], None]] = {}
+        self._quiet: asyncio.Future[None] | None = None  # somebody waits for `settled`
 
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -77,6 +78,8 @@ class ChangeLink(asyncio.Protocol):
         for frame in self._decoder.feed(data):
             if isinstance(frame, Done):
                 self._changes.pop(frame.id)(frame)
+                if not self._changes:
+                    self._settle()
             elif isinstance(frame, Answer):
                 self._calls.pop(frame.id)(frame)
             elif isinstance(frame, Committed):
@@ -120,19 +123,31 @@ class ChangeLink(asyncio.Protocol):
                 tell()
             except Exception as failed:
                 log.exception("nobody could be told that the writer is gone", failed)
+        self._settle()
 
     def tell(self, frame: FromWorker) -> None:
         if self._transport is not None:
             self._transport.write(encode(frame))
 
-    def commit(self, change: Change, done: Callable[[Done], None]) -> None:
+    def commit(self, change: Change, done: Callable[[Done], None], session: int = 0) -> None:
         """Have a change committed; in the order in which they are given."""
         self._next_id += 1
         if self._transport is None:
             done(Done(self._next_id, START, failure="the writer is starting"))
             return
         self._changes[self._next_id] = done
-        self._transport.write(encode(Commit(self._next_id, change)))
+        self._transport.write(encode(Commit(self._next_id, change, session)))
+
+    async def settled(self) -> None:
+        """Until no change is under way."""
+        while self._changes:
+            self._quiet = self._quiet or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._quiet)
+
+    def _settle(self) -> None:
+        quiet, self._quiet = self._quiet, None
+        if quiet is not None and not quiet.done():
+            quiet.set_result(None)
 
     def run(self, vouched: Vouched, answered: Callable[[Answer], None]) -> None:
         """Have a secondary's call run."""

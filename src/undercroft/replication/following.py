@@ -22,7 +22,7 @@ from undercroft.replication import authority, changes
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
-from undercroft.replication.protocol.secondary import SecondarySession
+from undercroft.replication.protocol.secondary import SILENT, SecondarySession
 from undercroft.replication.role import BOOTSTRAPPING, Credentials, Upstream
 from undercroft.replication.serving import Node
 from undercroft.replication.sinks import CopySink, LiveSink
@@ -122,6 +122,7 @@ class Following:
                 ended.set_result(None)
 
         self._note(CONNECTING, self.reason)
+        await self._sink.begin_session()
         try:
             link = await dial(
                 address, self.upstream.credentials, node.role.set_id, self._make, on_end
@@ -272,6 +273,8 @@ class Following:
             reply = await asyncio.wait_for(asked, seconds)
         except TimeoutError:
             return self._give_up(session, "the primary did not stop in time")
+        if reply is None and session.ended == SILENT:  # it stood when it was asked: it may live on
+            return "refused", 0, "the primary did not answer in time"
         if reply is None:
             return "unreachable", 0, "the link broke"
         if not reply.granted:

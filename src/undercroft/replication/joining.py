@@ -4,36 +4,25 @@ Runs in a thread of a worker before anything is written, so whatever fails here 
 Each failure says which step it was and what can be done.
 """
 
-import http.client
 import socket
 import ssl
 import time
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from undercroft.errors import InvalidRequest, Unavailable
 from undercroft.replication import activation, authority
 from undercroft.replication.activation import Grant
+from undercroft.replication.primary_api import SECONDS, PrimaryApi, Trust, reason
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.frames import Frame, ProtocolError, Welcome
 from undercroft.replication.role import Credentials
+from undercroft.request.wrapping_jwt import is_signed_by
 from undercroft.storage.view import Snapshot
 from undercroft.storage.wal import START
 
-_SECONDS: Final = 10.0
-_BODY_MAX: Final = 1 << 20
-
-
-class Trust(msgspec.Struct, frozen=True):
-    """How the primary's API is believed: PEM files or text; nothing: the system's roots."""
-
-    ca_file: str = ""
-    ca_path: str = ""
-    ca_cert: str = ""
-    client_cert_pem: str = ""
-    client_key_pem: str = ""
+_USED_UP: Final = "the token is used up by the attempt: revoke its id and make another"
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -47,23 +36,37 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 def join(
-    view: Snapshot, token: str, api_addr: str, trust: Trust, *, own_id: str, now_ms: int
+    view: Snapshot,
+    token: str,
+    api_addr: str,
+    trust: Trust,
+    *,
+    own_id: str,
+    own_addr: str,
+    now_ms: int,
 ) -> Joined:
     """Use a token: its grant, once a session with the primary has stood. Raises InvalidRequest for
     a token that is not good, Unavailable for a primary that is out of reach.
+
+    `own_addr`: host:port of this node's cluster port.
     """
+    context = trust.context()
     if not token:
         raise InvalidRequest("missing token")
     sealed = activation.is_sealed(token)
     if sealed:
         grant = activation.open_sealed(view, token)
     else:
-        grant = _unwrap(token, api_addr, trust, now_ms)
+        grant = _unwrap(token, api_addr, context, now_ms)
+    if grant.addresses == (own_addr,):
+        raise _own()
     try:
         _check(grant.addresses, grant.credentials, grant.set_id, own_id)
-    except Unavailable:
+    except Unavailable as error:
         if 0 < grant.expires_ms <= now_ms:
             raise activation.expired() from None
+        if not sealed:
+            error.hint = _USED_UP
         raise
     return Joined(grant, sealed)
 
@@ -81,28 +84,35 @@ def _check(addresses: tuple[str, ...], credentials: Credentials, set_id: str, ow
         try:
             welcome = probe(address, credentials, set_id, own_id)
         except (OSError, ProtocolError) as error:
-            failures.append(f"{address}: {_reason(error)}")
+            failures.append(f"{address}: {reason(error)}")
             continue
         if welcome.cluster_id == own_id:
-            raise InvalidRequest("the token is this cluster's own")
+            raise _own()
         return address
-    raise Unavailable(
-        "the primary's cluster port cannot be reached: " + "; ".join(failures),
-        hint="the token is used up by the attempt: revoke its id and make another",
-    )
+    raise Unavailable("the primary's cluster port cannot be reached\n" + "\n".join(failures))
 
 
-def _unwrap(token: str, api_addr: str, trust: Trust, now_ms: int) -> Grant:
+def _own() -> InvalidRequest:
+    return InvalidRequest("the token is this cluster's own")
+
+
+def _unwrap(token: str, api_addr: str, context: ssl.SSLContext, now_ms: int) -> Grant:
     claims = activation.parse_token(token)
     address = api_addr or claims.addr
     if not address:
         raise InvalidRequest(
             "the token does not say where the primary is", hint="give primary_api_addr"
         )
-    status, body = _post(address, token, trust)
+    api = PrimaryApi(address, context)
+    status, body = api.ask("POST", "sys/wrapping/unwrap", token)
     if status != 200:
         if status == 400 and 0 < claims.exp <= now_ms // 1000:
             raise activation.expired()
+        if status == 400 and not _is_signed(token, api):
+            raise InvalidRequest(
+                f"the token's signature is not of the primary at {address}: the token was altered, "
+                "or is another primary's"
+            )
         hint = ""
         if status == 400:
             hint = (
@@ -125,6 +135,17 @@ def _unwrap(token: str, api_addr: str, trust: Trust, now_ms: int) -> Grant:
             "the primary's authority is not the one that the token names: it was tampered with"
         )
     return activation.check_grant(grant)
+
+
+def _is_signed(token: str, api: PrimaryApi) -> bool:
+    """Whether a token in JWT form is the primary's; a bare one, and doubt, count as yes."""
+    if token.count(".") != 2:
+        return True
+    try:
+        status, body = api.ask("GET", "sys/wrapping/pubkey")
+        return status != 200 or is_signed_by(token, msgspec.json.decode(body)["data"])
+    except (Unavailable, msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return True
 
 
 def data_of(grant: Grant) -> dict[str, Any]:
@@ -163,57 +184,6 @@ def _errors(body: bytes) -> str:
         return "an answer that is no error of a Vault"
 
 
-def _post(address: str, token: str, trust: Trust) -> tuple[int, bytes]:
-    """Unwrap at the primary's API. Raises InvalidRequest, Unavailable."""
-    url = urlsplit(address)
-    if url.scheme not in ("http", "https") or not url.hostname or url.username:
-        raise InvalidRequest("primary_api_addr must be a URL: https://host:port")
-    connection: http.client.HTTPConnection
-    port = url.port or (443 if url.scheme == "https" else 80)
-    if url.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            url.hostname, port, timeout=_SECONDS, context=_api_context(trust)
-        )
-    else:
-        connection = http.client.HTTPConnection(url.hostname, port, timeout=_SECONDS)
-    try:
-        connection.request("POST", "/v1/sys/wrapping/unwrap", headers={"X-Vault-Token": token})
-        response = connection.getresponse()
-        return response.status, response.read(_BODY_MAX)
-    except ssl.SSLCertVerificationError as error:
-        raise Unavailable(
-            f"the certificate of the primary's API at {address} is not trusted: "
-            f"{error.verify_message}",
-            hint="give ca_file, ca_path or ca_cert",
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(
-            f"the primary's API at {address} cannot be reached: {_reason(error)}",
-            hint="give primary_api_addr if it is reached elsewhere",
-        ) from None
-    finally:
-        connection.close()
-
-
-def _api_context(trust: Trust) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(
-            cafile=trust.ca_file or None,
-            capath=trust.ca_path or None,
-            cadata=trust.ca_cert or None,
-        )
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise InvalidRequest(
-            f"ca_file, ca_path or ca_cert cannot be used: {_reason(error)}"
-        ) from None
-    if trust.client_cert_pem:
-        try:
-            authority.load_pem(context, trust.client_cert_pem + "\n" + trust.client_key_pem)
-        except (OSError, ssl.SSLError):
-            raise InvalidRequest("client_cert_pem and client_key_pem cannot be used") from None
-    return context
-
-
 # the cluster port
 
 
@@ -232,9 +202,9 @@ def probe(address: str, credentials: Credentials, set_id: str, own_id: str) -> W
         0,
         partial=True,
     )
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + SECONDS
     with (
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as plain,
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=authority.server_name(set_id)) as sock,
     ):
         if sock.selected_alpn_protocol() != frames.ALPN:
@@ -256,15 +226,3 @@ def _welcome(frame: Frame) -> Welcome:
     if not isinstance(frame, Welcome):
         raise ProtocolError("it does not greet")
     return frame
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {_SECONDS:.0f} s"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or 'failed'}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -76,6 +76,16 @@ def _require(role: Role, *modes: str) -> None:
         raise wrong_role(role, modes[0])
 
 
+def writing_primary(view: Snapshot) -> Role:
+    """The role of a primary that neither is fenced nor hands over. Raises what it is instead."""
+    role = read_role(view)
+    _require(role, PRIMARY)
+    refused = refusal(role)
+    if refused is not None:
+        raise refused()
+    return role
+
+
 def _write_lineage(tx: Transaction, lineage: Lineage) -> None:
     """The record of this transaction opens the lineage's newest epoch."""
     tx.opens_epoch = lineage.current.number

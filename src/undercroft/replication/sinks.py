@@ -4,6 +4,8 @@
 live one, in this process, so a first copy holds nobody up and can be thrown away.
 """
 
+import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,7 @@ from undercroft.storage.wal import Position
 
 Terms = tuple[tuple[int, bytes, int], ...]
 
+_sessions: Final = itertools.count(time.monotonic_ns())  # those of a restarted process are others
 _BATCH_BYTES: Final = 8 << 20  # per commit of a copy
 
 
@@ -32,7 +35,16 @@ class LiveSink(StoreState):
     def __init__(self, store: Store, link: ChangeLink, failed: Callable[[str], None]) -> None:
         super().__init__(store)
         self._link = link
+        self._session = 0
         self.failed = failed
+
+    async def begin_session(self) -> None:
+        """Once what an earlier session asked for is done or refused: a session must not begin with
+        a state that changes behind its back.
+        """
+        await self._link.settled()
+        self.advance()
+        self._session = next(_sessions)
 
     def _commit(self, change: changes.Change, done: Callable[[int], None]) -> None:
         def finished(result: Done) -> None:
@@ -42,7 +54,7 @@ class LiveSink(StoreState):
             self.advance()
             done(result.result)
 
-        self._link.commit(change, finished)
+        self._link.commit(change, finished, self._session)
 
     def apply(self, records: list[bytes], done: Callable[[int], None]) -> None:
         self._commit(changes.ApplyRecords(records), done)
@@ -93,6 +105,9 @@ class CopySink:
         self.withheld: tuple[bytes, ...] = ()
         self._batch: Batch | None = None
         self._bytes = 0
+
+    async def begin_session(self) -> None:
+        """Nothing is ever under way here."""
 
     # ports.State
 

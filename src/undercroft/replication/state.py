@@ -2,7 +2,8 @@
 
 The tree of the writer is out of reach for another process, and comparing must not hold the writer
 up. So this keeps its own: read from the checkpoint once, then rolled forward along the log. All it
-tells is as of `position`, which moves only in `advance`.
+tells is as of `position`, which moves only in `advance`; while records come in bulk the tree stays
+behind until it is asked for something.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,24 @@ from undercroft.storage.digest import bucket_of
 from undercroft.storage.keys import LONG_KEY_BYTES, SHARED
 from undercroft.storage.record import full_key_of
 from undercroft.storage.store import Store
-from undercroft.storage.wal import LOCAL_RECORD, Position, SharedRecord, leaf_changes
+from undercroft.storage.view import Snapshot
+from undercroft.storage.wal import (
+    LOCAL_RECORD,
+    OPERATIONS_AT,
+    Position,
+    SharedRecord,
+    kind_of,
+    leaf_changes,
+    shared_position_of,
+)
 
 FRAME_BYTES: Final = 256 << 10  # of a frame of records or entries
 FRAME_RECORDS: Final = 1000
 _RECENT_MAX: Final = 8  # frames of records kept for other secondaries
+_AT_ONCE: Final = 512  # records that the tree takes in while something waits for it
+_RELOAD: Final = 20_000  # records from which on reading the checkpoint again is quicker
 _WALK: Final = 4000  # entries looked at in a slice of a walk: some milliseconds
+_Due = tuple[Callable[[bytes], None], bytes]  # whom to tell a root, and the root
 
 
 class StoreState:
@@ -39,46 +52,69 @@ class StoreState:
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
             _, self._tree, _ = self.store.digests_of(view.txn)
-        self._number = extent.last.seq
+        self._number = self._digested = extent.last.seq
         self._position = extent.shared
+        self.digested_seq = extent.shared.seq  # the place of the shared log that `root` is of
+        self._tell(self._due_roots())
 
-    def advance(self, limit: int = 1 << 30) -> bool:
-        """Follow the log, `limit` records at most. Answers whether there is more.
+    def advance(self) -> None:
+        """See where the log has got to. The tree follows at once, or later when it is much.
 
         Then `advanced` is called, before anybody reads what is new.
         """
-        more = self._advance(limit)
+        self._advance()
         self.advanced()
-        return more
 
-    def _advance(self, limit: int) -> bool:
+    def _advance(self) -> None:
         self._recent.clear()
-        store = self.store
-        with store.snapshot() as view:
-            extent = log.load_extent(view.txn, store.meta)
-            if extent.first > self._number + 1 or extent.last.seq < self._number:
-                self._load()  # it was away for longer than the log is kept, or the store is another
-                return False
-            # Not verified: the writer has just written it, and shipping it verifies it again.
-            following = log.records(view.txn, store.wal, self._number + 1, verify=False)
-            for number, _, record in following:
-                if limit <= 0:
-                    return True
-                limit -= 1
-                self._tree.apply(
-                    [change for change in leaf_changes(record.body) if change[0][:1] == SHARED]
-                )
-                self._number = number
-                if record.kind != LOCAL_RECORD:
-                    self._position = record.shared
-                    if self._watched:
-                        self._tell_roots()
-        return False
+        with self.store.snapshot() as view:
+            extent = log.load_extent(view.txn, self.store.meta)
+        if extent.last.seq < self._number:
+            self._load()  # the store is another
+            return
+        self._number, self._position = extent.last.seq, extent.shared
+        if self.undigested <= _AT_ONCE:
+            self.digest()
 
     @property
     def number(self) -> int:
-        """Of the last record of the cluster's own log that was followed."""
+        """Of the last record of the cluster's own log."""
         return self._number
+
+    @property
+    def undigested(self) -> int:
+        """Records that the tree does not have yet."""
+        return self._number - self._digested
+
+    def digest(self) -> None:
+        """Bring the tree to `position`. Of much the writer's checkpoint has most already."""
+        if not self.undigested:
+            return
+        store = self.store
+        with store.snapshot() as view:
+            first = log.load_extent(view.txn, store.meta).first
+            reachable = self.undigested <= _RELOAD and first <= self._digested + 1
+            due = self._roll(view) if reachable else []
+        if not reachable:
+            self._load()
+            self.advanced()
+        self._tell(due)
+
+    def _roll(self, view: Snapshot) -> list[_Due]:
+        """Answers who is to be told a root that was passed."""
+        due: list[_Due] = []
+        # Not verified: the writer has just written it, and shipping it verifies it again.
+        for _, raw in log.stored(view.txn, self.store.wal, self._digested + 1):
+            kind, changes = kind_of(raw), leaf_changes(raw, OPERATIONS_AT)
+            self._tree.apply([change for change in changes if change[0][:1] == SHARED])
+            self._digested += 1
+            if kind != LOCAL_RECORD:
+                self.digested_seq = shared_position_of(raw).seq
+                if self._watched:
+                    due += self._due_roots()
+            if self._digested == self._number:
+                break
+        return due
 
     # ports.State
 
@@ -98,15 +134,19 @@ class StoreState:
             return int(view.txn.stat(self.store.data)["entries"])
 
     def heads(self) -> dict[bytes, bytes]:
+        self.digest()
         return self._tree.heads(SHARED)
 
     def root(self) -> bytes:
+        """Of what the tree has: during a bulk of records it is older than `position`."""
         return self._tree.root(SHARED)
 
     def nodes(self, head: bytes) -> bytes:
+        self.digest()
         return self._tree.nodes(head)
 
     def buckets(self, head: bytes, node: int) -> bytes:
+        self.digest()
         return self._tree.buckets(head, node)
 
     def scan(self, head: bytes, after: bytes) -> Slice:
@@ -155,14 +195,18 @@ class StoreState:
 
     def watch_root(self, seq: int, seen: Callable[[bytes], None]) -> None:
         self._watched.append((seq, seen))
-        self._tell_roots()
+        self._tell(self._due_roots())
 
-    def _tell_roots(self) -> None:
-        at = self._position.seq
-        due = [seen for seq, seen in self._watched if seq == at]
+    def _due_roots(self) -> list[_Due]:
+        """Who watches the place that the tree is at, and its root. Those it has passed are lost."""
+        at = self.digested_seq
+        due = [(seen, self.root()) for seq, seen in self._watched if seq == at]
         self._watched = [(seq, seen) for seq, seen in self._watched if seq > at]
-        for seen in due:
-            seen(self.root())
+        return due
+
+    def _tell(self, due: list[_Due]) -> None:
+        for seen, root in due:
+            seen(root)
 
     # ports.Source
 

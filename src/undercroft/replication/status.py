@@ -43,7 +43,7 @@ class ReplicationStatus(msgspec.Struct, frozen=True, array_like=True):
     state_since_ms: int = 0
     connection_state: str = IDLE
     position: Position = START  # of the shared log here
-    root: bytes = b""  # the digest root at `position`
+    root: bytes = b""  # the digest root at `root_seq`
     last_start_ms: int = 0
     peers: tuple[PeerStatus, ...] = ()  # secondaries of a primary, or the primary
     known_addresses: tuple[str, ...] = ()
@@ -56,3 +56,4 @@ class ReplicationStatus(msgspec.Struct, frozen=True, array_like=True):
     upstream_epoch: int = 0
     bytes: int = 0  # received
     records: int = 0
+    root_seq: int = 0  # in a bulk of records the digests follow later

@@ -100,7 +100,10 @@ class Pipeline:
         mount = self.services.mounts.table(view).match(request.path)
         facts.mount = mount
         found, problem = self._find(mount, request)
+        withheld = mount is not None and mount.id in state.withheld
         if found is not None and (found.route.open or _is_open_metrics(request)):
+            if withheld:
+                raise NotFound
             return self._admitted(request, view, now_ms, found, cast(Mount, mount), None)
         caller = self._authenticate(request, view, now_ms)
         facts.token = caller.token
@@ -119,7 +122,7 @@ class Pipeline:
                 f"use /v1/{request.path}"
             )
         self._authorise(admitted, caller)
-        if mount.id in self.services.state.withheld:
+        if withheld:
             raise NotFound
         if caller.token.num_uses:
             used = self.services.tokens.use(view, caller.token, now_ms)

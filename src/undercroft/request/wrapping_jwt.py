@@ -60,14 +60,22 @@ def _loaded(der: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def public_key_pem(tx: Snapshot) -> str:
-    """The key that checks the signatures. Makes it if there is none: raises ReadOnly then."""
-    return (
-        _signing_key(tx)
-        .public_key()
-        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        .decode()
+def public_key(tx: Snapshot) -> dict[str, str]:
+    """The key that checks the signatures, with Vault's names for its numbers, and as PEM.
+
+    Makes it if there is none: raises ReadOnly then.
+    """
+    key = _signing_key(tx).public_key()
+    numbers = key.public_numbers()
+    pem = key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    return {
+        "jwt_x": str(numbers.x),
+        "jwt_y": str(numbers.y),
+        "jwt_curve": "p521",
+        "public_key": pem.decode(),
+    }
 
 
 def sign_jwt(
@@ -107,17 +115,35 @@ def token_of(view: Snapshot, text: str, now_ms: int) -> str:
     stored = view.get(_KEY)
     if len(text) > _CHARS_MAX or stored is None or not text.isascii():
         return ""
-    signed, _, signature_text = text.rpartition(".")
     try:
-        signature = _raw(signature_text)
-        if len(signature) != 2 * _NUMBER_BYTES:
-            return ""
-        r = int.from_bytes(signature[:_NUMBER_BYTES], "big")
-        s = int.from_bytes(signature[_NUMBER_BYTES:], "big")
-        _loaded(stored).public_key().verify(
-            encode_dss_signature(r, s), signed.encode(), ec.ECDSA(hashes.SHA512())
-        )
-        claims: dict[str, Any] = msgspec.json.decode(_raw(signed.split(".")[1]))
+        _verify(text, _loaded(stored).public_key())
+        claims: dict[str, Any] = msgspec.json.decode(_raw(text.split(".")[1]))
     except (binascii.Error, ValueError, InvalidSignature, msgspec.MsgspecError):
         return ""
     return str(claims["jti"]) if now_ms // 1000 <= claims["exp"] else ""
+
+
+def is_signed_by(text: str, numbers: Mapping[str, str]) -> bool:
+    """Whether a JWT is signed by another cluster's key, as its `public_key` shows it.
+
+    Raises KeyError, ValueError for what is no key.
+    """
+    key = ec.EllipticCurvePublicNumbers(
+        int(numbers["jwt_x"]), int(numbers["jwt_y"]), ec.SECP521R1()
+    ).public_key()
+    try:
+        _verify(text, key)
+    except (binascii.Error, ValueError, InvalidSignature):
+        return False
+    return True
+
+
+def _verify(text: str, key: ec.EllipticCurvePublicKey) -> None:
+    """Raises InvalidSignature, ValueError."""
+    signed, _, signature_text = text.rpartition(".")
+    signature = _raw(signature_text)
+    if len(signature) != 2 * _NUMBER_BYTES:
+        raise InvalidSignature
+    r = int.from_bytes(signature[:_NUMBER_BYTES], "big")
+    s = int.from_bytes(signature[_NUMBER_BYTES:], "big")
+    key.verify(encode_dss_signature(r, s), signed.encode(), ec.ECDSA(hashes.SHA512()))

@@ -6,7 +6,7 @@ page written last. What matters is that nothing is answered before `commit` has 
 (ALL-OR-NOTHING), and that what the store remembers changes only after the commit stands.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import lmdb
@@ -39,6 +39,7 @@ from undercroft.storage.wal import (
     encode_correction,
     encode_operation,
     follow,
+    follow_shared,
     operations_of,
     shared_chain_of,
     single_put,
@@ -158,6 +159,16 @@ class _Plan:
         return self.change(key, old, record, expires_ms)
 
 
+def _is_plain_data(key: bytes, record: bytes) -> bool:
+    """Of a shared entry: neither configuration nor anything that has to be parsed or named anew."""
+    return (
+        key[:1] == SHARED
+        and HEAD_BYTES <= len(key) <= SHORT_KEY_BYTES
+        and key[1:HEAD_BYTES] != SYSTEM
+        and is_plain(record)
+    )
+
+
 def _refuse_shared_writes(tx: Transaction) -> None:
     """Beside a replicated record they would become part of it, and its chain would not hold."""
     if any(key[:1] == SHARED for key in tx.writes):
@@ -172,7 +183,7 @@ class Batch:
     def __init__(self, store: "Store", txn: "Txn", now_ms: int) -> None:
         self._store = store
         self._txn = txn
-        self._deltas: list[Delta] = []
+        self._deltas: list[tuple[bytes, bytes, bytes]] = []
         self._configuration_touched = False
         self._added_bytes = 0
         self._broken = False
@@ -226,8 +237,6 @@ class Batch:
         if record.seq != self.shared.seq + 1 or record.epoch < self.shared.epoch:
             raise OutOfOrder
         if tx is None:
-            if self._accept_plain(record):
-                return 0
             tx = self.transaction()
         _refuse_shared_writes(tx)
         plan, digests = _Plan(), []
@@ -249,41 +258,47 @@ class Batch:
         self._write(plan, SHARED_RECORD, record.position, record.time_ms)
         return plan.differing
 
-    def _accept_plain(self, record: SharedRecord) -> bool:
-        """The same for what nearly all records are, with little ado: one plain entry of no
-        configuration, which replaces what it says. False: it is something else, nothing is done.
+    def accept_plain(self, records: Sequence[bytes]) -> int:
+        """Like `accept_shared` with encoded records, for what nearly all of them are, with little
+        ado: one plain entry of no configuration, which replaces what it says. Takes those before
+        the first that is something else, or not the next one; answers how many.
         """
-        single = single_put(record.body)
-        if single is None:
-            return False
-        old_tag, key, value = single
-        if (
-            key[:1] != SHARED
-            or not HEAD_BYTES <= len(key) <= SHORT_KEY_BYTES
-            or key[1:HEAD_BYTES] == SYSTEM
-            or not is_plain(value)
-        ):
-            return False
-        digests = (digest_operation(record.body),)
-        if shared_chain_of(self.shared, record.epoch, record.time_ms, digests) != record.chain:
-            return False
         self._refuse_broken()
+        self._broken = True
+        put, get, wal, deltas = self._txn.put, self._txn.get, self._store.wal, self._deltas
+        _, number, own_chain = self.position
+        epoch, seq, chain = self.shared
+        added, taken = 0, 0
         try:
-            old = self._txn.get(key)
-            if (NO_TAG if old is None else tag_of(old)) != old_tag or not (
-                old is None or is_plain(old)
-            ):
-                return False
-            self._broken = True
-            faults.point("data")
-            self._txn.put(key, value)
-            self._append(SHARED_RECORD, record.position, record.time_ms, record.body, b"")
+            for raw in records:
+                single = single_put(raw, epoch, seq, chain)
+                if single is None:
+                    break
+                its_epoch, its_chain, key, old_tag, value = single
+                if not _is_plain_data(key, value):
+                    break
+                faults.point("data")
+                if old_tag == NO_TAG:
+                    if not put(key, value, overwrite=False):
+                        break
+                else:
+                    old = get(key)
+                    if old is None or not is_plain(old) or tag_of(old) != old_tag:
+                        break
+                    put(key, value)
+                own_chain, stored = follow_shared(number, own_chain, raw)
+                faults.point("log")
+                put((number + 1).to_bytes(8, "big"), stored, append=True, db=wal)
+                epoch, seq, chain, number = its_epoch, seq + 1, its_chain, number + 1
+                deltas.append((key, old_tag, tag_of(value)))
+                added += len(stored)
+                taken += 1
         except (lmdb.Error, OSError) as error:
-            self._broken = True
             raise self._failure(error) from None
+        self.position, self.shared = Position(epoch, number, own_chain), Position(epoch, seq, chain)
+        self._added_bytes += added
         self._broken = False
-        self._deltas.append(Delta(key, old_tag, tag_of(value)))
-        return True
+        return taken
 
     def accept_entries(self, entries: Iterable[tuple[bytes, bytes | None]], tx: Transaction) -> int:
         """Make shared entries (key, record; None: gone) what another cluster has. No position.

@@ -152,16 +152,22 @@ class DigestTree:
         self._unnamed: set[bytes] = set()  # mounts that changed since
 
     def apply(self, deltas: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-        mounts, number = self._mounts, int.from_bytes
+        number, last = int.from_bytes, b""
+        mount = MountDigest()
         for key, old, new in deltas:
             head = key[:HEAD_BYTES]
-            if head[:1] == OWN:
-                continue
-            mount = mounts.get(head)
-            if mount is None:
-                mount = mounts[head] = MountDigest()
+            if head != last:
+                if head[:1] == OWN:
+                    continue
+                mount, last = self._changing(head), head
             mount.toggle(crc32(key) & 0xFFFF, number(old, "big") ^ number(new, "big"))
-            self._unnamed.add(head)
+
+    def _changing(self, head: bytes) -> MountDigest:
+        self._unnamed.add(head)
+        mount = self._mounts.get(head)
+        if mount is None:
+            mount = self._mounts[head] = MountDigest()
+        return mount
 
     # comparing with another cluster
 
@@ -241,12 +247,7 @@ class DigestTree:
         body, check = packed[:-4], packed[-4:]
         if len(name) != HEAD_BYTES + 1 or check != _CHECK.pack(crc32(name + body)):
             raise Corrupt("a stored part of the digest tree is damaged")
-        head = name[:HEAD_BYTES]
-        mount = self._mounts.get(head)
-        if mount is None:
-            mount = self._mounts[head] = MountDigest()
-        mount.load(name[HEAD_BYTES], body)
-        self._unnamed.add(head)
+        self._changing(name[:HEAD_BYTES]).load(name[HEAD_BYTES], body)
 
 
 def _xor(leaves: bytes) -> int:

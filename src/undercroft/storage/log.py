@@ -21,6 +21,7 @@ from undercroft.storage.wal import (
     Position,
     Record,
     SharedRecord,
+    chain_holds,
     decode_record,
 )
 
@@ -91,28 +92,34 @@ def save_extent(txn: "Txn", meta: "lmdb._Database", extent: Extent) -> None:
 
 
 def records(
-    txn: "Txn", wal: "lmdb._Database", first: int, chain: bytes = b"", *, verify: bool = True
+    txn: "Txn", wal: "lmdb._Database", first: int, chain: bytes = b""
 ) -> Iterator[tuple[int, bytes, Record]]:
     """The log from a record on: number, as stored, parsed.
 
     `chain` is that of the record before; without it the first is taken as it is. Raises Corrupt
     for a gap, and for a record that was altered.
     """
-    cursor = txn.cursor(wal)
-    found = cursor.set_range(first.to_bytes(8, "big"))
-    while found:
-        name, raw = cursor.key(), cursor.value()
-        if len(name) != _NAME_BYTES:  # of a damaged page: no number to show
-            raise Corrupt("the log has a record without a number")
-        seq = int.from_bytes(name, "big")
-        if seq != first:
-            raise Corrupt(f"the log has a gap before record {seq}")
+    for name, raw in stored(txn, wal, first):
         record = decode_record(raw)
-        if chain and verify and record.chain != record.chained(chain, seq):
+        seq = int.from_bytes(name, "big")
+        if chain and not chain_holds(raw, chain, name):
             raise Corrupt(f"log record {seq} was altered")
-        chain, first = record.chain, seq + 1
+        chain = record.chain
         yield seq, raw, record
-        found = cursor.next()
+
+
+def stored(txn: "Txn", wal: "lmdb._Database", first: int) -> Iterator[tuple[bytes, bytes]]:
+    """The log from a record on, as stored, under its name: the number. Raises Corrupt for a gap."""
+    cursor = txn.cursor(wal)
+    if not cursor.set_range(first.to_bytes(_NAME_BYTES, "big")):
+        return
+    for name, raw in cursor.iternext():
+        if name != first.to_bytes(_NAME_BYTES, "big"):
+            if len(name) != _NAME_BYTES:  # of a damaged page: no number to show
+                raise Corrupt("the log has a record without a number")
+            raise Corrupt(f"the log has a gap before record {int.from_bytes(name, 'big')}")
+        yield name, raw
+        first += 1
 
 
 def shared_records(

@@ -46,8 +46,15 @@ WITHHELD: Final = 3  # on the way to a filtered secondary: the old tag is the op
 CORRECTION: Final = 4  # a leaf became another, with no entry changed; never in the shared part
 
 _HEAD: Final = Struct(">BBQQ16sQ16sI")
+OPERATIONS_AT: Final = _HEAD.size
 _SHARED_HEAD: Final = Struct(">QQQ16s")
+_SHARED_BEGIN: Final = bytes((FORMAT, SHARED_RECORD))
 _OPERATION: Final = Struct(">B16sI")
+_SHARED_FIRST: Final = Struct(">QQQ16s B16sI")  # a shared record up to its first operation's key
+_BEFORE_CHAIN: Final = 2 + 8 + 8  # of a record as stored
+_BEHIND_CHAIN: Final = _BEFORE_CHAIN + CHAIN_BYTES
+_SHARED_NUMBERS: Final = 3 * 8  # of a shared record, before its chain
+_HOLE: Final = bytes(8)  # no key and no record: seldom anything else
 _LENGTH: Final = Struct(">I")
 
 
@@ -113,25 +120,23 @@ def operations_of(body: bytes) -> Iterator[tuple[int, bytes, bytes, bytes, bytes
         yield kind, old_tag, key, record, body[start:at]
 
 
-def single_put(body: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """Old tag, key and record of a body that is one PUT and nothing else; else None."""
-    if len(body) < _OPERATION.size:
-        return None
-    kind, old_tag, key_size = _OPERATION.unpack_from(body)
-    at = _OPERATION.size + key_size
-    if kind != PUT or len(body) < at + _LENGTH.size:
-        return None
-    (size,) = _LENGTH.unpack_from(body, at)
-    at += _LENGTH.size
-    if at + size != len(body):
-        return None
-    return old_tag, body[_OPERATION.size : at - _LENGTH.size], body[at:]
+def has_holes(body: bytes) -> bool:
+    """Whether something was withheld from it. Raises Corrupt."""
+    if _HOLE not in body:
+        return False
+    kind, _, key_size = _OPERATION.unpack_from(body)
+    at = _OPERATION.size + key_size + _LENGTH.size
+    if body[at - _LENGTH.size : at] == _LENGTH.pack(len(body) - at):  # one operation, as mostly
+        return bool(kind == WITHHELD)
+    return any(operation[0] == WITHHELD for operation in operations_of(body))
 
 
-def leaf_changes(body: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """Key, leaf before and leaf after, of every operation on an entry. Raises Corrupt."""
+def leaf_changes(raw: bytes, at: int = 0) -> list[tuple[bytes, bytes, bytes]]:
+    """Key, leaf before and leaf after, of every operation on an entry, in what lies behind `at`:
+    operations, or (`OPERATIONS_AT`) a record as stored. Raises Corrupt.
+    """
     changes: list[tuple[bytes, bytes, bytes]] = []
-    at, end = 0, len(body)
+    body, end = raw, len(raw)
     try:
         while at < end:
             kind, old_tag, key_size = _OPERATION.unpack_from(body, at)
@@ -162,6 +167,43 @@ def shared_chain_of(after: Position, epoch: int, time_ms: int, digests: Iterable
     """The chain of the shared record that follows `after`."""
     head = _SHARED_HEAD.pack(epoch, after.seq + 1, time_ms, after.chain)
     return blake2b(head + b"".join(digests), digest_size=CHAIN_BYTES).digest()
+
+
+def single_put(
+    raw: bytes, epoch: int, seq: int, chain: bytes
+) -> tuple[int, bytes, bytes, bytes, bytes] | None:
+    """Of a shared record as it travels: epoch, chain, key, old tag and record; None unless it
+    follows that position, is what its chain says, and is one PUT and nothing else.
+    """
+    if len(raw) < _SHARED_FIRST.size:
+        return None
+    its_epoch, its_seq, _, its_chain, kind, old_tag, key_size = _SHARED_FIRST.unpack_from(raw)
+    at = _SHARED_FIRST.size + key_size
+    value = raw[at + _LENGTH.size :]
+    if (
+        kind != PUT
+        or its_seq != seq + 1
+        or its_epoch < epoch
+        or raw[at : at + _LENGTH.size] != _LENGTH.pack(len(value))
+    ):
+        return None
+    digest = blake2b(raw[_SHARED_HEAD.size :], digest_size=DIGEST_BYTES).digest()
+    followed = raw[:_SHARED_NUMBERS] + chain + digest
+    if blake2b(followed, digest_size=CHAIN_BYTES).digest() != its_chain:
+        return None
+    return its_epoch, its_chain, raw[_SHARED_FIRST.size : at], old_tag, value
+
+
+def follow_shared(number: int, chain: bytes, raw: bytes) -> tuple[bytes, bytes]:
+    """`follow` after the record `number` of that chain, for a shared record as it travels and
+    nothing beside it: the chain, and the record as it is stored.
+    """
+    body = raw[_SHARED_HEAD.size :]
+    before = _SHARED_BEGIN + raw[:8] + raw[16:_SHARED_NUMBERS]
+    behind = raw[8:16] + raw[_SHARED_NUMBERS : _SHARED_HEAD.size] + _LENGTH.pack(len(body))
+    hashed = before + chain + behind + (number + 1).to_bytes(8, "big") + body
+    own = blake2b(hashed, digest_size=CHAIN_BYTES).digest()
+    return own, before + own + behind + body
 
 
 class SharedRecord(NamedTuple):
@@ -234,11 +276,6 @@ class Record(NamedTuple):
             if kind != WITHHELD:
                 yield Operation(key, old_tag, None if kind == DELETE else record)
 
-    def chained(self, previous: bytes, seq: int) -> bytes:
-        """The chain that this record should have as number `seq`, after the chain of the last."""
-        head = _HEAD.pack(FORMAT, *self[:3], previous, *self[4:7])
-        return _chain_of(head, seq, self.body)
-
     def encode(self) -> bytes:
         return _HEAD.pack(FORMAT, *self[:7]) + self.body
 
@@ -249,17 +286,35 @@ def follow(
     """The record that follows `after` in a cluster's own log, and the position it makes."""
     seq = after.seq + 1
     epoch, shared_seq, shared_chain = shared
-    rest = (shared_seq, shared_chain, shared_size)
-    chain = _chain_of(_HEAD.pack(FORMAT, kind, epoch, time_ms, after.chain, *rest), seq, body)
-    raw = _HEAD.pack(FORMAT, kind, epoch, time_ms, chain, *rest) + body
+    head = _HEAD.pack(
+        FORMAT, kind, epoch, time_ms, after.chain, shared_seq, shared_chain, shared_size
+    )
+    chain = blake2b(head + seq.to_bytes(8, "big") + body, digest_size=CHAIN_BYTES).digest()
+    raw = head[:_BEFORE_CHAIN] + chain + head[_BEHIND_CHAIN:] + body
     return Position(epoch, seq, chain), raw
 
 
-def _chain_of(head: bytes, seq: int, body: bytes) -> bytes:
-    return blake2b(head + seq.to_bytes(8, "big") + body, digest_size=CHAIN_BYTES).digest()
+def chain_holds(raw: bytes, previous: bytes, name: bytes) -> bool:
+    """Whether a record as stored under `name` is unaltered, and follows the chain `previous`."""
+    head = raw[:_BEFORE_CHAIN] + previous + raw[_BEHIND_CHAIN:OPERATIONS_AT]
+    chain = blake2b(head + name + raw[OPERATIONS_AT:], digest_size=CHAIN_BYTES).digest()
+    return chain == raw[_BEFORE_CHAIN:_BEHIND_CHAIN]
+
+
+def shared_position_of(raw: bytes) -> Position:
+    """The position in the shared log as of a record as stored."""
+    head = _HEAD.unpack_from(raw)
+    return Position(head[2], head[5], head[6])
 
 
 def decode_record(raw: bytes) -> Record:
-    if len(raw) < _HEAD.size or raw[0] != FORMAT or raw[1] > JUMP_RECORD:
+    """Raises Corrupt."""
+    kind_of(raw)
+    return Record._make((*_HEAD.unpack_from(raw)[1:], raw[OPERATIONS_AT:]))
+
+
+def kind_of(raw: bytes) -> int:
+    """Of a record as stored. Raises Corrupt for what has no head."""
+    if len(raw) < OPERATIONS_AT or raw[0] != FORMAT or raw[1] > JUMP_RECORD:
         raise Corrupt("a log record has an unknown format")
-    return Record._make((*_HEAD.unpack_from(raw)[1:], raw[_HEAD.size :]))
+    return raw[1]

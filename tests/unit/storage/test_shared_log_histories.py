@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.unit.storage.shared import (
+    accept,
     assert_same,
     assert_sound,
     committed,
@@ -115,9 +116,11 @@ class Clusters(RuleBasedStateMachine):
         batch = replica.batch()
         differing = 0
         for record in records:
+            if not beside:
+                differing += accept(batch, record)
+                continue
             tx = batch.transaction()
-            if beside:
-                Space(tx, LOCAL, MOUNT).put("beside", b"%d" % record.seq)
+            Space(tx, LOCAL, MOUNT).put("beside", b"%d" % record.seq)
             differing += batch.accept_shared(record, tx)
         assert not differing or name in self.diverged
         if kept:

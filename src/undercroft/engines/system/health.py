@@ -14,6 +14,7 @@ from undercroft.durations import rfc3339
 from undercroft.engines.base import Call, Field, Route, lists, reads
 from undercroft.errors import InvalidRequest
 from undercroft.node.state import NodeState
+from undercroft.replication.role import DISABLED, SECONDARY
 from undercroft.request.model import RawBody, Response
 from undercroft.storage.keys import OWN, SYSTEM
 from undercroft.storage.view import Snapshot, Space
@@ -45,7 +46,7 @@ def health(call: Call) -> Response:
         status = _status(state, call.request.query)
     except InvalidRequest:
         return Response(raw=RawBody(400, _JSON, b'{"errors":[]}\n'))
-    return Response(raw=RawBody(status, _JSON, _encode(_health(state, call.now_ms)) + b"\n"))
+    return Response(raw=RawBody(status, _JSON, _encode(_health(call)) + b"\n"))
 
 
 def _status(state: NodeState, query: dict[str, str]) -> int:
@@ -85,7 +86,20 @@ def _asked(query: dict[str, str], name: str) -> bool:
     return value in _TRUE
 
 
-def _health(state: NodeState, now_ms: int) -> dict[str, Any]:
+def _last_wal(call: Call) -> int:
+    """Of any kind, as replication's status has it."""
+    return max(position.seq for position in call.view.positions())
+
+
+def _canary_age_ms(call: Call) -> int:
+    """How old the primary's news are on a secondary; 0 elsewhere."""
+    status = call.services.replication
+    peers = status.peers if status.mode == call.services.state.performance_mode == SECONDARY else ()
+    return max((peer.canary_age_ms for peer in peers), default=0)
+
+
+def _health(call: Call) -> dict[str, Any]:
+    state = call.services.state
     sealed = state.sealed or not state.initialized
     shown: dict[str, Any] = {
         "initialized": state.initialized,
@@ -94,17 +108,17 @@ def _health(state: NodeState, now_ms: int) -> dict[str, Any]:
         "performance_standby": state.performance_standby,
         "replication_performance_mode": "unknown" if sealed else state.performance_mode,
         "replication_dr_mode": "unknown" if sealed else state.dr_mode,
-        "server_time_utc": now_ms // 1000,
+        "server_time_utc": call.now_ms // 1000,
         "version": __version__,
         "enterprise": False,
         "echo_duration_ms": 0,
         "clock_skew_ms": 0,
-        "replication_primary_canary_age_ms": 0,
+        "replication_primary_canary_age_ms": 0 if sealed else _canary_age_ms(call),
     }
     if not sealed:
         shown["cluster_name"], shown["cluster_id"] = state.cluster_name, state.cluster_id
-        if state.last_wal and not state.standby:
-            shown["last_wal"] = state.last_wal
+        if not state.standby and (last_wal := _last_wal(call)):
+            shown["last_wal"] = last_wal
         if state.standby or state.performance_standby:
             shown["ha_connection_healthy"] = state.ha_healthy
         if state.fenced:
@@ -115,19 +129,24 @@ def _health(state: NodeState, now_ms: int) -> dict[str, Any]:
 
 
 def leader(call: Call) -> Response:
-    """Without high availability there is no leader, as in Vault."""
+    """Without high availability there is no leader, as in Vault.
+
+    The addresses are there all the same while the cluster replicates: whoever waits for a secondary
+    looks for the primary's among those that the secondary knows.
+    """
     state = call.services.state
+    replicates = not state.sealed and state.performance_mode != DISABLED
     shown: dict[str, Any] = {
         "ha_enabled": False,
         "is_self": False,
         "active_time": rfc3339(0),
-        "leader_address": "",
-        "leader_cluster_address": "",
+        "leader_address": state.api_addr if replicates else "",
+        "leader_cluster_address": state.cluster_addr if replicates else "",
         "performance_standby": state.performance_standby,
         "performance_standby_last_remote_wal": 0,
     }
-    if state.last_wal:
-        shown["last_wal"] = state.last_wal
+    if last_wal := _last_wal(call):
+        shown["last_wal"] = last_wal
     return Response(raw=RawBody(200, _JSON, _encode(shown) + b"\n"))
 
 

@@ -13,10 +13,9 @@ import msgspec
 from undercroft.durations import rfc3339
 from undercroft.engines.base import Call, Caller, Field, Handler, Kind, Route, reads, writes
 from undercroft.errors import InvalidRequest, PermissionDenied
-from undercroft.request import wrapping
+from undercroft.request import wrapping, wrapping_jwt
 from undercroft.request.model import Operation, Response
 from undercroft.request.tokens import TokenEntry
-from undercroft.request.wrapping_jwt import public_key_pem
 
 _DENIED: Final = "1 error occurred:\n\t* permission denied\n\n"  # by policy (convention 14)
 
@@ -61,7 +60,7 @@ def rewrap(call: Call) -> Response:
 
 
 def public_key(call: Call) -> Response:
-    return Response(data={"public_key": public_key_pem(call.view)})
+    return Response(data=wrapping_jwt.public_key(call.view))
 
 
 def _named(call: Call) -> TokenEntry | None:
@@ -129,6 +128,7 @@ ROUTES: Final = (
     Route(
         "wrapping/pubkey",
         reads(public_key),
+        open=True,
         summary="The key that signs wrapping tokens in JWT form.",
     ),
 )

@@ -43,7 +43,7 @@ class State(Protocol):
         ...
 
     def heads(self) -> dict[bytes, bytes]:
-        """Digest of every shared mount that holds anything, as of `position`."""
+        """Digest of every shared mount that holds anything, as of `position` after the call."""
         ...
 
     def nodes(self, head: bytes) -> bytes: ...
@@ -61,7 +61,7 @@ class State(Protocol):
 class Source(State, Protocol):
     """What a primary session reads."""
 
-    def advance(self) -> bool:
+    def advance(self) -> None:
         """Let the position come up to the newest entry that a walk may have shown."""
         ...
 

@@ -23,17 +23,10 @@ from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Passes, Source
 from undercroft.storage.keys import HEAD_BYTES, SHARED
 from undercroft.storage.log import Foreign, Trimmed
-from undercroft.storage.wal import (
-    START,
-    WITHHELD,
-    Position,
-    SharedRecord,
-    operations_of,
-)
+from undercroft.storage.wal import START, Position, SharedRecord, has_holes
 
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000  # without a frame for so long the other side is gone
-_HOLE: Final = bytes(8)  # no key and no record: seldom anything else
 _OF_ANY_SESSION: Final = (frames.Announce, frames.Heartbeat, frames.Echo, frames.Bye)
 WINDOW_BYTES: Final = 8 << 20  # of bulk frames that the secondary has not consumed yet
 
@@ -228,8 +221,8 @@ class PrimarySession:
             self._echoed(frame)
         elif isinstance(frame, frames.AskHeads):
             self.source.advance()  # walks read entries that are newer: not beyond what we say here
-            entries = self.source.entries()
-            self._send(frames.Heads(self.source.position(), self._heads(), entries))
+            heads, entries = self._heads(), self.source.entries()
+            self._send(frames.Heads(self.source.position(), heads, entries))
         elif isinstance(frame, frames.AskNodes):
             nodes = self.source.nodes(frame.head) if self._may(frame.head) else b""
             self._send(frames.Nodes(frame.head, nodes))
@@ -449,12 +442,13 @@ class PrimarySession:
     def _send_heartbeat(self, now: int) -> None:
         self._beat += 1
         self._beats = {self._beat: now, **dict(list(self._beats.items())[:4])}
+        root = root_of(self._heads())
         self._send(
             frames.Heartbeat(
                 self._beat,
                 self._clock.wall_ms(),
                 self.source.position(),
-                root_of(self._heads()),
+                root,
                 "running",
                 self._host.addresses(),
                 self._host.api_addr(),
@@ -485,7 +479,7 @@ def _whole(records: list[SharedRecord]) -> list[SharedRecord]:
     A cluster that was a filtered secondary has holes in its log, where data was withheld from it.
     """
     for index, record in enumerate(records):
-        if _HOLE in record.body and any(op[0] == WITHHELD for op in operations_of(record.body)):
+        if has_holes(record.body):
             if not index:
                 raise Trimmed
             return records[:index]

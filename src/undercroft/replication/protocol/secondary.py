@@ -20,6 +20,7 @@ from undercroft.storage.wal import START, Position, SharedRecord
 
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000
+SILENT: Final = "nothing was heard of the primary"  # why a session has ended
 _BEATS_KEPT: Final = 600  # heartbeats whose state is still to come
 
 # Vault's words for the state of a secondary
@@ -146,7 +147,7 @@ class SecondarySession:
             return
         now = self._clock.steady_ms()
         if now - self.last_heard_ms > SILENCE_MS:
-            self._over("nothing was heard of the primary")
+            self._over(SILENT)
         elif (
             self.welcome is not None and self.intent == frames.STREAM and now >= self._next_beat_ms
         ):

@@ -38,7 +38,7 @@ def read_old(call: Call) -> Response:
 
 
 def write(call: Call) -> Response:
-    _require(call, PRIMARY)
+    membership.writing_primary(call.view)
     secondary_id = activation.check_id(call.params["id"])
     made = filters.make_filter(str(call.get("mode") or ""), call.get("paths") or ())
     filters.write_filter(call.view, secondary_id, made)
@@ -50,7 +50,7 @@ def write(call: Call) -> Response:
 
 
 def delete(call: Call) -> None:
-    _require(call, PRIMARY)
+    membership.writing_primary(call.view)
     filters.delete_filter(call.view, call.params["id"])
 
 

@@ -1,7 +1,7 @@
 """The primary's endpoints (founding page; replication.md section 5)."""
 
+import re
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from undercroft.engines.base import Call
 from undercroft.errors import InvalidRequest
@@ -14,6 +14,11 @@ from undercroft.request.model import Response
 from undercroft.request.wrapping import wrap
 from undercroft.storage.view import Transaction
 
+_SCHEME: Final = "https://"
+_FORM: Final = "{} must have the form https://host:port"
+_ADDRESS: Final = re.compile(
+    r"(?:https://)?(\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]):(\d{1,5})/?", re.ASCII
+)
 BECOMES_PRIMARY: Final = (
     "This cluster is being enabled as a primary for replication. It will be unavailable for a "
     "brief period and will resume service shortly."
@@ -37,26 +42,22 @@ def transaction(call: Call) -> Transaction:
     return call.view
 
 
-def cluster_address(call: Call, name: str = "primary_cluster_addr") -> str:
+def cluster_address(call: Call) -> str:
     """`https://host:port` or nothing. Raises InvalidRequest."""
-    text = str(call.get(name) or "")
+    text = str(call.get("primary_cluster_addr") or "")
     if not text:
         return ""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        port = None
-    if (
-        port is None
-        or url.scheme != "https"
-        or not url.hostname
-        or url.username
-        or url.path not in ("", "/")
-        or url.query
-    ):
-        raise InvalidRequest(f"{name} must have the form https://host:port")
-    return text.rstrip("/")
+    if not text.startswith(_SCHEME):
+        raise InvalidRequest(_FORM.format("primary_cluster_addr"))
+    return _SCHEME + host_and_port(text, "primary_cluster_addr")
+
+
+def host_and_port(address: str, name: str) -> str:
+    """Of `https://host:port` or `host:port`, nothing else about it. Raises InvalidRequest."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found[2]) < 1 << 16:
+        raise InvalidRequest(_FORM.format(name))
+    return found[1] + ":" + found[2]
 
 
 def enable(call: Call) -> Response:
@@ -74,12 +75,23 @@ def enable(call: Call) -> Response:
 
 def demote(call: Call) -> Response:
     """Answers the last place of the shared log: what a successor must have."""
-    return Response({"last_wal": membership.demote(transaction(call), call.now_ms)}).warn(_DEMOTED)
+    tx = transaction(call)
+    last_wal = membership.demote(tx, call.now_ms)
+    _end_unused_tokens(call, tx)
+    return Response({"last_wal": last_wal}).warn(_DEMOTED)
+
+
+def _end_unused_tokens(call: Call, tx: Transaction) -> None:
+    """What they wrap lets nobody in any more: the authority is gone, or will be at promotion."""
+    for secondary in activation.known(tx):
+        if secondary.wrapping_accessor:
+            call.services.tokens.revoke(tx, secondary.wrapping_accessor)
 
 
 def disable(call: Call) -> Response:
     tx = transaction(call)
     known = [secondary.id for secondary in activation.known(tx)]
+    _end_unused_tokens(call, tx)
     connected = [peer.id for peer in call.services.replication.peers if peer.connected]
     membership.disable(tx, call.now_ms, PRIMARY)
     response = Response(status=200).warn(_DISABLED)
@@ -95,12 +107,7 @@ def disable(call: Call) -> Response:
 def secondary_token(call: Call) -> Response:
     """An activation token, wrapped, or sealed for the secondary's public key."""
     tx, now_ms = transaction(call), call.now_ms
-    role = read_role(tx)
-    if role.mode != PRIMARY:
-        raise membership.wrong_role(role, PRIMARY)
-    refused = membership.refusal(role)
-    if refused is not None:
-        raise refused()
+    role = membership.writing_primary(tx)
     ttl = call.get("ttl")
     ttl_seconds = activation.TTL_SECONDS if ttl is None else int(ttl)
     made = activation.register(

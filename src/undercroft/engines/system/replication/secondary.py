@@ -10,11 +10,16 @@ from typing import Any, Final
 import msgspec
 
 from undercroft.engines.base import Call
-from undercroft.engines.system.replication.primary import cluster_address, transaction
+from undercroft.engines.system.replication.primary import (
+    cluster_address,
+    host_and_port,
+    transaction,
+)
 from undercroft.errors import InvalidRequest, Unavailable
 from undercroft.replication import activation, membership
 from undercroft.replication.control import HAND_OVER, Question
-from undercroft.replication.joining import Joined, Trust, first_that_answers, join
+from undercroft.replication.joining import Joined, first_that_answers, join
+from undercroft.replication.primary_api import Trust
 from undercroft.replication.role import (
     BOOTSTRAPPING,
     DISABLED,
@@ -69,6 +74,7 @@ def _join(call: Call) -> Joined:
         str(call.get("primary_api_addr") or ""),
         _trust(call),
         own_id=call.services.state.cluster_id,
+        own_addr=host_port(call.services.state.cluster_addr),
         now_ms=call.now_ms,
     )
 
@@ -213,7 +219,7 @@ def prepare_update(call: Call) -> Change:
                 "this secondary is detached and holds no credentials: a token is needed"
             )
         found = first_that_answers(
-            [host_port(address) for address in addresses],
+            [host_and_port(address, "update_primary_addrs") for address in addresses],
             role.upstream.credentials,
             role.set_id,
             call.services.state.cluster_id,

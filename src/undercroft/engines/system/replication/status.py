@@ -52,7 +52,7 @@ def shown(call: Call) -> dict[str, Any]:
         return {"mode": DISABLED}
     status = call.services.replication
     if status.mode != role.mode:  # of the role before: what it says of others counts no more
-        status = ReplicationStatus(mode=role.mode, root=status.root)
+        status = ReplicationStatus(mode=role.mode, root=status.root, root_seq=status.root_seq)
     _, shared = call.view.positions()
     checks = read_checks(call.view)
     common: dict[str, Any] = {
@@ -60,6 +60,7 @@ def shown(call: Call) -> dict[str, Any]:
         "state": "running" if role.mode == PRIMARY else status.state,
         "cluster_id": role.set_id,
         "merkle_root": status.root.hex(),
+        "merkle_root_wal": status.root_seq,
         "corrupted_merkle_tree": checks.corrupted,
         "last_corruption_check_epoch": str(checks.checked_ms // 1000)
         if checks.checked_ms
