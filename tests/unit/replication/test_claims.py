@@ -255,7 +255,11 @@ def test_a_signed_body_that_is_no_claim_is_refused(body: bytes) -> None:
     assert "parse" in GOOD._replace(signed=signed).refusal()
 
 
-@pytest.mark.parametrize("certificate", [b"", b"\x30\x00", OLD.certificate, OSAKA.certificate[:-9]])
+@pytest.mark.parametrize(
+    "certificate",
+    [b"", b"\x30\x00", OLD.certificate, OSAKA.certificate[:-9]],
+    ids=["none", "empty", "an authority's", "cut short"],
+)
 def test_a_claim_without_a_certificate_of_a_secondary_names_nobody(certificate: bytes) -> None:
     signed = msgspec.structs.replace(GOOD.signed, certificate=certificate)
     with pytest.raises(UndercroftError):
