@@ -113,7 +113,7 @@ class Replicator:
                 self._state = LiveSink(self.store, self.link, self._sink_failed)
                 self._state.advanced = self._look
             self._generation = -1
-            self._look()
+            self.on_committed()  # a writer that died may have told nobody of its last commit
             return
         secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
         self._stop_services()

@@ -21,6 +21,7 @@ from undercroft.storage.wal import START, Position, SharedRecord
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000
 SILENT: Final = "nothing was heard of the primary"  # why a session has ended
+_OF_ANY_SESSION: Final = (frames.Announced, frames.Heartbeat, frames.Echo)
 _BEATS_KEPT: Final = 600  # heartbeats whose state is still to come
 
 # Vault's words for the state of a secondary
@@ -248,6 +249,9 @@ class SecondarySession:
             if not isinstance(frame, frames.Welcome):
                 raise ProtocolError("a session begins with a Welcome")
             self._welcomed(frame)
+        elif self.intent != frames.STREAM and not isinstance(frame, _OF_ANY_SESSION):
+            # Who is told that its epoch is over has no say in keys, filters or data any more.
+            raise ProtocolError(f"a {type(frame).__name__} in a session that is for something else")
         elif isinstance(frame, frames.Records):
             if not self._streaming:
                 raise ProtocolError("records before they were asked for")
