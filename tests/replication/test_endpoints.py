@@ -32,7 +32,7 @@ OF_A_SECONDARY: list[tuple[str, dict[str, Any]]] = [
 
 def unchanging(client: Client) -> dict[str, Any]:
     """Status without its clocks, and what the replicator reports a moment later."""
-    clocks = {"state_since", "state_reason", "last_start", "merkle_root"}
+    clocks = {"state_since", "state_reason", "last_start", "merkle_root", "merkle_root_wal"}
     return {name: value for name, value in status(client).items() if name not in clocks}
 
 
