@@ -24,7 +24,7 @@ from undercroft.replication import activation, authority, changes, filters, move
 from undercroft.replication.activation import Secondary
 from undercroft.replication.authority import Authority, Distrusted
 from undercroft.replication.filters import Selection
-from undercroft.replication.link import SessionLink
+from undercroft.replication.link import ServingLink, SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.ports import Clock, Passes
 from undercroft.replication.protocol.primary import PrimarySession
@@ -37,6 +37,7 @@ from undercroft.storage.store import Store
 log = get_logger("replication")
 
 _HANDSHAKE_SECONDS: Final = 10.0
+_SHUTDOWN_SECONDS: Final = 5.0  # for the other side to take our last word, and to close as well
 _DRAIN_SECONDS: Final = 10.0
 _RENEW_SECONDS: Final = 3600.0
 _decode_vouched: Final = msgspec.msgpack.Decoder(Vouched).decode
@@ -120,10 +121,11 @@ class Serving:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             server = await loop.create_server(
-                partial(SessionLink, self._make, self._ended),
+                partial(ServingLink, self._make, self._ended),
                 sock=sock.dup(),
                 ssl=context,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
             self._servers.append(server)
 
