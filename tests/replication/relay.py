@@ -66,8 +66,7 @@ class Relay:
         self._listening.set()
         await self._over.wait()
         server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        self._abort()
         await asyncio.gather(*self._serving)
 
     async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
@@ -110,6 +109,14 @@ class Relay:
         if isinstance(frame, frames.Welcome | frames.Heartbeat):
             frame = msgspec.structs.replace(frame, addresses=(f"127.0.0.1:{self._port}",))
         return self.tamper(frame)
+
+    def drop(self) -> None:
+        """The connections there are, and not what comes next."""
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
