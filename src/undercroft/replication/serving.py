@@ -281,7 +281,7 @@ class Serving:
 
     def peers(self) -> tuple[PeerStatus, ...]:
         connected = {
-            secondary.id: _peer(link.session, connected=True)
+            secondary.id: _peer(link.session, connected=not link.session.ended)
             for link, secondary in self._links.items()
             if isinstance(link.session, PrimarySession) and _streams(link)
         }
