@@ -166,7 +166,8 @@ def test_threat_r_04_a_claim_in_the_name_of_another_fences_nobody_and_is_logged(
     server: Undercroft, osaka: Grant, perth: Grant
 ) -> None:
     """`osaka` may be promoted, `perth` lacks data: it signs as itself, and under that name."""
-    with connected(perth) as peer:
+    with connected(osaka) as other, connected(perth) as peer:
+        other.greet()  # it is one that counts
         lineage = peer.greet(frames.CLAIM).lineage
         ahead = lineage.opened(START, "c", 0)
         claim = Claim(lineage.set_id, ahead, "osaka", "", "", osaka.credentials.authority, 0)
