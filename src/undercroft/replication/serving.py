@@ -86,12 +86,18 @@ class Serving:
 
     async def refresh(self, made: Authority | None) -> None:
         """Role, registry, filters or mounts may have changed."""
-        if made != self._authority or time.monotonic() - self._certified_at > _RENEW_SECONDS:
+        if made != self._authority or self.renewal_due:
             await self._listen(made)
         self.look()
         if self._node.role.mode != PRIMARY and self._links and self._draining is None:
             loop = asyncio.get_running_loop()
             self._draining = loop.call_later(_DRAIN_SECONDS, self._end_all)
+
+    @property
+    def renewal_due(self) -> bool:
+        """Whether the port's certificate is an hour old, whatever has happened meanwhile."""
+        age = time.monotonic() - self._certified_at
+        return self._authority is not None and age > _RENEW_SECONDS
 
     def look(self) -> None:
         """Who may be connected, and what each may have: as of now."""
