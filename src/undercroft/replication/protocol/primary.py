@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from undercroft import __version__
+from undercroft.errors import Corrupt
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.compare import (
@@ -127,6 +128,8 @@ class PrimarySession:
                     return
         except ProtocolError as error:
             self.end("protocol", str(error))
+        except Corrupt as error:
+            self.end("failed", error.message)
 
     def heard(self) -> None:
         """The other side lives: its silence is counted from now on."""
@@ -169,6 +172,8 @@ class PrimarySession:
             self.end("trimmed", "the log no longer reaches back so far: compare states")
         except Foreign:
             self.end("foreign", "the history has changed under the session")
+        except Corrupt as error:  # damaged, or of a later release: nothing is skipped (R-25)
+            self.end("failed", error.message)
         return False
 
     def work(self) -> bool:
