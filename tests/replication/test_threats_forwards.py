@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from tests.replication.clusters import AT, ok
-from tests.replication.pair import prepare
+from tests.replication.pair import prepare, status
 from tests.replication.peer import Peer, call, connected, granted
 from tests.support.undercroft import Client, Undercroft, disk_server
 from undercroft.node.frames import Answer
+from undercroft.replication.activation import Grant
 from undercroft.request.model import Operation
 
 CREATE, READ, UPDATE, LIST = Operation.CREATE, Operation.READ, Operation.UPDATE, Operation.LIST
+PERFORMANCE = f"{AT}/primary"
 NARROW = """
 path "kv1/*" { capabilities = ["create", "read", "update"] }
 path "auth/userpass/users/*" { capabilities = ["create", "read", "update"] }
@@ -57,6 +59,15 @@ def audited(server: Undercroft, path: str) -> list[dict[str, Any]]:
 
 def written(primary: Client, path: str) -> bool:
     return primary.request("GET", path).status == 200
+
+
+@pytest.fixture(scope="module")
+def bound(server: Undercroft) -> Grant:
+    """Of a secondary with a filter and without a ceiling; `bystander` is another."""
+    deny = {"mode": "deny", "paths": "mine/"}
+    server.client.request("POST", f"{PERFORMANCE}/paths-filter/bound", deny)
+    granted(server.client, "bystander")
+    return granted(server.client, "bound")
 
 
 @pytest.fixture
@@ -141,6 +152,59 @@ def test_threat_r_16_a_name_in_other_letters_is_judged_as_the_handler_reads_it(
     assert refused(peer.forward(1, call(UPDATE, path, {"password": "forged"}, "narrow")))
     login = server.client.request("POST", "auth/userpass/login/ann", {"password": "pw"}, token="")
     assert login.status == 200
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "body"),
+    [
+        (Operation.DELETE, f"{PERFORMANCE}/paths-filter/bound", None),
+        (UPDATE, f"{PERFORMANCE}/mount-filter/bound", {"mode": "deny", "paths": "kv1/"}),
+        (UPDATE, f"{PERFORMANCE}/secondary-token", {"id": "second", "forward_root": True}),
+        (READ, "sys/replication/primary/secondary-token", {"id": "second"}),
+        (UPDATE, f"{PERFORMANCE}/revoke-secondary", {"id": "bystander"}),
+        (UPDATE, f"{PERFORMANCE}/demote", None),
+        (UPDATE, "sys/replication/primary/disable", None),
+        (READ, "sys/replication/quarantine", None),
+        (UPDATE, "sys/seal", None),
+        (UPDATE, "sys/unseal", {"reset": True}),
+        (UPDATE, "sys/init", {}),
+        (UPDATE, "sys/generate-root/attempt", {}),
+        (UPDATE, "sys/generate-root-token/attempt", {}),
+        (LIST, "auth/token/accessors/", None),
+        (UPDATE, "auth/token/create", {"policies": ["all"]}),
+        (UPDATE, "auth/token/revoke-orphan", {"token": "s.x"}),
+        (UPDATE, "sys/wrapping/unwrap", {"token": "s.x"}),
+        (UPDATE, "sys/locked-users/a/unlock/ann", None),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_threat_r_16_what_is_the_primarys_own_business_is_not_done_for_a_secondary(
+    server: Undercroft, bound: Grant, operation: Operation, path: str, body: Any
+) -> None:
+    """A secondary that could widen its own rights would need no ceiling to be broken."""
+    client = server.client
+    before = client.request("GET", f"{PERFORMANCE}/paths-filter/bound").body["data"]
+    with connected(bound) as peer:
+        peer.greet()
+        assert refused(peer.forward(1, call(operation, path, body, "all")))
+    assert client.request("GET", f"{PERFORMANCE}/paths-filter/bound").body["data"] == before
+    assert status(client)["mode"] == "primary"
+    known = status(client)["known_secondaries"]
+    assert "bystander" in known
+    assert "second" not in known
+
+
+@pytest.mark.parametrize(
+    "path", ["auth/token/roles/made", "sys/policies/acl/made", "sys/auth/made"]
+)
+def test_configuration_that_is_shared_is_changed_for_a_secondary(
+    server: Undercroft, bound: Grant, path: str
+) -> None:
+    body = {"type": "userpass", "policy": 'path "x" { capabilities = ["read"] }'}
+    with connected(bound) as peer:
+        peer.greet()
+        assert peer.forward(1, call(UPDATE, path, body, "all")).error is None
+    assert written(server.client, path)
 
 
 @pytest.mark.parametrize("path", ["mine/kept", "cubbyhole/x"])

@@ -70,7 +70,7 @@ def recovers(between: Set, change: Change) -> None:
     for number in range(8):
         write(one, f"n{number}", before)
     until(lambda: between.done == 2, between.secondary)
-    until(lambda: follows(two, one), between.secondary, seconds=8)
+    until(lambda: follows(two, one), between.secondary)
     assert [read(two, f"n{number}") for number in range(8)] == [before] * 8
     assert between.relay.sessions > before
     assert status(two)["divergences"] == 0  # nothing wrong was applied that had to be healed

@@ -14,6 +14,7 @@ from typing import Final
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
 
 
 def harden() -> None:
@@ -25,6 +26,13 @@ def harden() -> None:
     if sys.platform == "linux":
         # Also covers core patterns that pipe to a collector, which RLIMIT_CORE does not stop.
         _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def set_name(name: str) -> None:
+    """What ps and top show: 15 bytes of it. /proc/self is no way: it is root's after `harden`."""
+    if sys.platform == "linux":
+        text = ctypes.create_string_buffer(name.encode())
+        _prctl(_PR_SET_NAME, ctypes.addressof(text))
 
 
 def die_with_parent(parent: int | None = None) -> None:

@@ -56,6 +56,7 @@ class Applier:
             changes.KeepClaim: self._keep_claim,
             changes.Settled: self._settled,
             changes.Submitted: self._submitted,
+            changes.CorrectDigests: self._correct,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -107,6 +108,11 @@ class Applier:
             if record is None and key.startswith(_MOUNTS):
                 self._unmount(own, key)
         return batch.accept_entries(change.entries, own)
+
+    def _correct(self, batch: Batch, tx: Transaction, change: changes.CorrectDigests) -> int:
+        self._copying(tx)
+        batch.correct_digests(change.corrections)
+        return len(change.corrections)
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
         self._copying(tx)

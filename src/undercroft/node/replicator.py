@@ -113,7 +113,7 @@ class Replicator:
                 self._state = LiveSink(self.store, self.link, self._sink_failed)
                 self._state.advanced = self._look
             self._generation = -1
-            self._look()
+            self.on_committed()  # a writer that died may have told nobody of its last commit
             return
         secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
         self._stop_services()
@@ -411,6 +411,7 @@ class Replicator:
             else 0,
             sync_done=progress[0] if progress else 0,
             sync_total=progress[1] if progress else 0,
+            damage=following.damage,
             divergences=following.divergences,
             last_divergence_ms=following.last_divergence_ms,
             upstream_epoch=following.newer[0] if following.newer else status.position.epoch,

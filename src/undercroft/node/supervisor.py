@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from undercroft.barrier.process import die_with_parent, harden
+from undercroft.barrier.process import die_with_parent, harden, set_name
 from undercroft.config import Settings
 from undercroft.observe import logs
 from undercroft.observe.metrics import Metrics
@@ -165,7 +165,7 @@ def _child_main(child: Child) -> NoReturn:
         die_with_parent()
         harden()
         logs.set_process(child.name)
-        Path("/proc/self/comm").write_text(f"uc:{child.name}")  # what ps and top show
+        set_name(f"uc:{child.name}")
         child.main()
         code = 0
     except BaseException as error:

@@ -108,6 +108,12 @@ class BeginComparison(_Change, frozen=True, array_like=True, tag=14):
     """Entries are about to change without a position: until a JumpTo data may be missing."""
 
 
+class CorrectDigests(_Change, frozen=True, array_like=True, tag=18):
+    """What the digests say of a key's bucket is off by so much: set it right (`scrub.py`)."""
+
+    corrections: list[tuple[bytes, bytes]]
+
+
 class Announced(_Change, frozen=True, array_like=True, tag=13):
     """An old primary has acknowledged our epoch: it need not be told again."""
 
@@ -132,4 +138,5 @@ Change = (
     | KeepClaim
     | Settled
     | Submitted
+    | CorrectDigests
 )

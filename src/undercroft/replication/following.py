@@ -8,14 +8,16 @@ durable then.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
 from typing import Final
 
+import lmdb
 import msgspec
 
-from undercroft.errors import Unavailable
+from undercroft.errors import Unavailable, UndercroftError
 from undercroft.node.frames import Answer, AskPrimary, Done, PrimaryAnswered, failure_of
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority, changes
@@ -24,9 +26,11 @@ from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.secondary import SILENT, SecondarySession
 from undercroft.replication.role import BOOTSTRAPPING, Credentials, Upstream
+from undercroft.replication.scrub import Scrub
 from undercroft.replication.serving import Node
 from undercroft.replication.sinks import CopySink, LiveSink
 from undercroft.replication.status import CONNECTING, IDLE, READY, TRANSIENT_FAILURE, PeerStatus
+from undercroft.storage.environment import read_failure
 from undercroft.storage.wal import Position
 
 log = get_logger("replication")
@@ -36,6 +40,12 @@ HOLD_SECONDS: Final = 15.0  # longer than a promotion may take after the primary
 _RETRY_FIRST_SECONDS: Final = 0.1
 _RETRY_MAX_SECONDS: Final = 3.0
 _STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
+_SCRUB_SECONDS: Final = 3.0  # from the end of one look at the disk to the next, at least
+_SCRUB_SHARE: Final = 19.0  # seconds of rest for each of work
+_ANEW: Final = (
+    "check the disk, then have this cluster copied anew: secondary/disable, and secondary/enable "
+    "with a new activation token"
+)
 _HUNG_UP: Final = "the primary hung up without a greeting: this secondary's id may be revoked"
 _decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -81,6 +91,7 @@ class Following:
         self.last_divergence_ms = 0
         self.divergences = 0
         self.newer: tuple[int, bytes] | None = None
+        self.damage = ""  # of the store, when it cannot be looked through
         self.copy_complete = False
         self.copy_unsettled = False
         self._held_until = 0.0  # no session begins: a handover was granted to the last one
@@ -91,7 +102,9 @@ class Following:
         self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
         self._learned: tuple[tuple[str, ...], str] | None = None
         self._sink: LiveSink | CopySink = copy or node.state
+        self._scrub_now = asyncio.Event()
         self._task = asyncio.ensure_future(self._run())
+        self._scrubbing = asyncio.ensure_future(self._scrub_for_ever())
 
     # life
 
@@ -184,6 +197,7 @@ class Following:
             self.flush()
             self._link.close()
         self._task.cancel()
+        self._scrubbing.cancel()
         if self.copy is not None and not self.copy_complete:
             self.copy.close()
 
@@ -197,14 +211,77 @@ class Following:
         self.flush()
 
     def recheck(self) -> None:
-        """What `recover` asks for: try again now, and compare states."""
+        """What `recover` asks for: try again now, compare states, look at the disk."""
         self._stopped = False
+        self._scrub_now.set()
         if self.session is not None and self.session.following:
             self.session.compare_now()
             self.flush()
         elif not self._task.done():
             self._task.cancel()
             self._task = asyncio.ensure_future(self._run())
+
+    # what the disk holds
+
+    async def _scrub_for_ever(self) -> None:
+        """Pass after pass, in a twentieth of this process's time at most."""
+        pause = _SCRUB_SECONDS
+        while self.copy is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._scrub_now.wait(), pause)
+            self._scrub_now.clear()
+            if self.session is None or not self.session.following:
+                continue
+            busy, damage = 0.0, ""
+            try:
+                busy = await self._scrub()
+            except UndercroftError as error:
+                damage = error.message
+            except lmdb.Error as error:
+                damage = read_failure(error).message
+            if damage:
+                log.error("the store cannot be looked through", error=damage, hint=_ANEW)
+                damage = f"{damage}: {_ANEW}"
+            if damage != self.damage:
+                self.damage = damage
+                self._node.report_soon()
+            pause = max(_SCRUB_SECONDS, busy * _SCRUB_SHARE)
+
+    async def _scrub(self) -> float:
+        """One pass, and what comes of it. Answers for how many seconds it was at work."""
+        busy, more = 0.0, True
+        scrub = Scrub(self._node.state)
+        while more:
+            began = time.monotonic()
+            more = scrub.step()
+            took = time.monotonic() - began
+            busy += took
+            await asyncio.sleep(took * _SCRUB_SHARE if more else 0)
+        if scrub.suspects and not scrub.aborted:
+            log.error(
+                "entries on this disk are not what was written: they are had from the primary anew",
+                unreadable=sum(len(of.damaged) for of in scrub.suspects.values()),
+                buckets_off=len(scrub.corrections),
+                hint="look at the disk",
+            )
+            await self._heal(scrub)
+        return busy
+
+    async def _heal(self, scrub: Scrub) -> None:
+        """Digests first: what they say is to be what is there, when the states are compared."""
+        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        change = changes.CorrectDigests(scrub.corrections)
+        self._node.link.commit(change, done.set_result)
+        result = await done
+        if result.failure:
+            log.warn("the digests could not be set right", reason=result.failure)
+            return
+        self._node.state.advance()
+        session = self.session
+        while session is not None and session.following and not session.renew(scrub.suspects):
+            await asyncio.sleep(0.1)  # a comparison is under way
+            session = self.session
+        self.flush()
 
     # what the primary runs for us
 
@@ -373,8 +450,9 @@ class Following:
         session = self.session
         if session is not None and session.following and self._node.role.submits:
             self._node.link.commit(changes.Submitted(), _ignore)
-        if session is not None and session.divergences > self.divergences:
-            self.divergences = session.divergences
+        if session is not None and session.divergences:
+            self.divergences += session.divergences
+            session.divergences = 0
             self.last_divergence_ms = self._node.clock.wall_ms()
             log.error("the state had diverged from the primary's: healing by a comparison")
         self.flush()

@@ -7,7 +7,7 @@ behind until it is asked for something.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from undercroft.barrier.keyring import Keyring
 from undercroft.errors import Corrupt
@@ -38,6 +38,14 @@ _WALK: Final = 4000  # entries looked at in a slice of a walk: some milliseconds
 _Due = tuple[Callable[[bytes], None], bytes]  # whom to tell a root, and the root
 
 
+class Scrub(Protocol):
+    """Who adds leaves up beside the digests (`scrub.py`)."""
+
+    aborted: bool
+
+    def changed(self, changes: list[tuple[bytes, bytes, bytes]]) -> None: ...
+
+
 class StoreState:
     """The reading half of `ports.Source` and `ports.Sink`, over a store of this process."""
 
@@ -45,6 +53,7 @@ class StoreState:
         self.store = store
         self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
+        self.scrub: Scrub | None = None  # the pass that is under way
         self.advanced: Callable[[], None] = _nothing
         self._load()
 
@@ -52,6 +61,9 @@ class StoreState:
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
             _, self._tree, _ = self.store.digests_of(view.txn)
+        self._recent.clear()
+        if self.scrub is not None:
+            self.scrub.aborted = True
         self._number = self._digested = extent.last.seq
         self._position = extent.shared
         self.digested_seq = extent.shared.seq  # the place of the shared log that `root` is of
@@ -66,15 +78,30 @@ class StoreState:
         self.advanced()
 
     def _advance(self) -> None:
-        self._recent.clear()
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
         if extent.last.seq < self._number:
             self._load()  # the store is another
             return
-        self._number, self._position = extent.last.seq, extent.shared
+        self._come_to(extent)
         if self.undigested <= _AT_ONCE:
             self.digest()
+
+    def _come_to(self, extent: log.Extent) -> None:
+        self._recent.clear()
+        self._number, self._position = extent.last.seq, extent.shared
+
+    def level(self, view: Snapshot) -> bool:
+        """Come to just where that snapshot is, with the digests. False: they were made anew."""
+        extent = log.load_extent(view.txn, self.store.meta)
+        self._come_to(extent)
+        reachable = self.undigested <= _RELOAD and extent.first <= self._digested + 1
+        due = self._roll(view) if reachable else []
+        if not reachable:
+            self._load()
+        self.advanced()
+        self._tell(due)
+        return reachable
 
     @property
     def number(self) -> int:
@@ -106,7 +133,10 @@ class StoreState:
         # Not verified: the writer has just written it, and shipping it verifies it again.
         for _, raw in log.stored(view.txn, self.store.wal, self._digested + 1):
             kind, changes = kind_of(raw), leaf_changes(raw, OPERATIONS_AT)
-            self._tree.apply([change for change in changes if change[0][:1] == SHARED])
+            shared = [change for change in changes if change[0][:1] == SHARED]
+            self._tree.apply(shared)
+            if self.scrub is not None:
+                self.scrub.changed(shared)
             self._digested += 1
             if kind != LOCAL_RECORD:
                 self.digested_seq = shared_position_of(raw).seq
@@ -164,9 +194,10 @@ class StoreState:
                     break
                 if size > FRAME_BYTES:
                     return Slice(entries, after)
-                full = stored if len(stored) != LONG_KEY_BYTES else full_key_of(stored, record)
-                entries += (full, record)
-                size += len(full) + len(record)
+                full = _full_key(stored, record)
+                if full is not None:
+                    entries += (full, record)
+                    size += len(full) + len(record)
                 after = stored
                 found = cursor.next()
         return Slice(entries, None)
@@ -186,8 +217,8 @@ class StoreState:
                 if not left:
                     return Slice(entries, after)
                 left -= 1
-                full = stored if len(stored) != LONG_KEY_BYTES else full_key_of(stored, record)
-                if bucket_of(full) in buckets:
+                full = _full_key(stored, record)
+                if full is not None and bucket_of(full) in buckets:
                     entries += (full, record)
                 after = stored
                 found = cursor.next()
@@ -249,3 +280,13 @@ class StoreState:
 
 def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _full_key(stored: bytes, record: bytes) -> bytes | None:
+    """None: the record is damaged where the long name stands."""
+    if len(stored) != LONG_KEY_BYTES:
+        return stored
+    try:
+        return full_key_of(stored, record)
+    except Corrupt:
+        return None

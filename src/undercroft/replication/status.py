@@ -57,3 +57,4 @@ class ReplicationStatus(msgspec.Struct, frozen=True, array_like=True):
     bytes: int = 0  # received
     records: int = 0
     root_seq: int = 0  # in a bulk of records the digests follow later
+    damage: str = ""  # of the store, with what to do about it

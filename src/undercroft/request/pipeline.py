@@ -37,7 +37,7 @@ from undercroft.request.dispatch import Match, Routes, decode_body, lowered, par
 from undercroft.request.model import Auth, Operation, Request, Response
 from undercroft.request.mounts import Mount
 from undercroft.request.tokens import TokenEntry
-from undercroft.request.vouched import Vouched, vouch
+from undercroft.request.vouched import Vouched, is_own_business, vouch
 from undercroft.request.wrapping import wrap
 from undercroft.storage.keys import SYSTEM
 from undercroft.storage.view import Snapshot, Transaction
@@ -323,6 +323,8 @@ class Pipeline:
         if found is None or mount is None:
             raise problem or UnsupportedPath
         if mount.local:  # this cluster's own, cubbyholes too: nobody else has a share in it
+            raise PermissionDenied(_DENIED)
+        if is_own_business(request.path):
             raise PermissionDenied(_DENIED)
         caller = None
         if vouched.authenticated:

@@ -16,6 +16,19 @@ from undercroft.request.model import Request
 from undercroft.request.token_entry import TokenEntry
 
 _ROOT: Final = "root"
+# Every cluster has its own of these, and an honest secondary never sends them on. A broken one must
+# not widen by them what it may have (its filter, its ceiling), nor stop the primary.
+_OWN_BUSINESS: Final = (
+    "auth/token/",
+    "sys/generate-root",
+    "sys/init",
+    "sys/locked-users",
+    "sys/replication/",
+    "sys/seal",
+    "sys/unseal",
+    "sys/wrapping/",
+)
+_YET_SHARED: Final = "auth/token/roles/"
 
 
 class Vouched(msgspec.Struct, frozen=True):
@@ -56,6 +69,11 @@ class Vouched(msgspec.Struct, frozen=True):
             return self
         within = tuple(name for name in self.policies if name in ceiling)
         return msgspec.structs.replace(self, policies=within)
+
+
+def is_own_business(path: str) -> bool:
+    """Whether a call there concerns one cluster alone: its role, seal, tokens."""
+    return path.startswith(_OWN_BUSINESS) and not path.startswith(_YET_SHARED)
 
 
 def vouch(call: Call, prepared: Any) -> Vouched:

@@ -109,14 +109,29 @@ class _Plan:
         self.touches_configuration = False
         self.differing = 0  # entries that held something else than the log record says
 
-    def change(self, key: bytes, old: bytes | None, record: bytes | None, expires_ms: int) -> bytes:
-        """Answers the digest leaf that is replaced."""
+    def change(
+        self,
+        key: bytes,
+        old: bytes | None,
+        record: bytes | None,
+        expires_ms: int,
+        *,
+        heals: bool = False,
+    ) -> bytes:
+        """Answers the digest leaf that is replaced.
+
+        Raises Corrupt when what it replaces is damaged, unless that is what it `heals`.
+        """
         stored, old_tag, had_expiry_ms, own = stored_key(key), NO_TAG, 0, key[:1] == OWN
         if old is not None:
             if old[:2] != b"\x01\x00":
-                had_expiry_ms = parse_head(stored, old).expires_ms
+                try:
+                    had_expiry_ms = parse_head(stored, old).expires_ms
+                except Corrupt:
+                    if not heals:
+                        raise
             if not own:
-                old_tag = tag_of(old)
+                old_tag = tag_of(old).rjust(len(NO_TAG), b"\0")
         self.changes.append(_Change(stored, key, record, expires_ms, had_expiry_ms))
         if not own:
             self.deltas.append(Delta(key, old_tag, NO_TAG if record is None else tag_of(record)))
@@ -156,7 +171,7 @@ class _Plan:
         old = tx.stored_raw(key)
         if old == record:
             return NO_TAG if old is None else tag_of(old)
-        return self.change(key, old, record, expires_ms)
+        return self.change(key, old, record, expires_ms, heals=True)
 
 
 def _is_plain_data(key: bytes, record: bytes) -> bool:
@@ -316,6 +331,20 @@ class Batch:
         if plan.changes:
             self._write(plan, LOCAL_RECORD, self.shared, self.now_ms)
         return len(plan.shared)
+
+    def correct_digests(self, corrections: Iterable[tuple[bytes, bytes]]) -> None:
+        """What the digests say of a key's bucket is off by so much from the entries that are there.
+
+        Raises Corrupt for what is no shared key or no leaf.
+        """
+        plan = _Plan()
+        for key, off_by in corrections:
+            if key[:1] != SHARED or len(key) < HEAD_BYTES or len(off_by) != len(NO_TAG):
+                raise Corrupt("a correction of digests names no shared key, or no leaf")
+            plan.local.append(encode_correction(key, off_by, NO_TAG))
+            plan.deltas.append(Delta(key, off_by, NO_TAG))
+        if plan.local:
+            self._write(plan, LOCAL_RECORD, self.shared, self.now_ms)
 
     def accept_jump(self, shared: Position) -> None:
         """The state has become that of a position, without the records between."""

@@ -133,14 +133,15 @@ def test_threat_r_13_the_log_orders_and_no_clock(jumps_ms: list[int]) -> None:
             now_ms += jump_ms
             batch = origin.batch(lambda at=now_ms: at)  # type: ignore[misc]
             tx = batch.transaction()
-            change(tx, {"same": b"%d" % number})
+            plain: dict[str, bytes | None] = {"same": b"%d" % number}
+            change(tx, {**plain, "beside": b"it"} if number % 2 else plain)
             batch.accept(tx)
             batch.commit()
         follow(second, origin)
         follow(third, second)
         for store in (second, third):
             assert_same(store, origin)
-            assert contents(store) == {"same": b"%d" % (len(jumps_ms) - 1)}
+            assert contents(store) == {"same": b"%d" % (len(jumps_ms) - 1), "beside": b"it"}
             assert_sound(store)
         for store in (origin, second, third):
             store.close()

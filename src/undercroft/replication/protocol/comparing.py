@@ -7,9 +7,9 @@ primary, a changed filter and healing. It runs against the moving state of the p
 there meanwhile comes, or comes again, with the log (decision 0010).
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Set
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from undercroft.errors import Corrupt
 from undercroft.replication.protocol import frames
@@ -25,6 +25,14 @@ from undercroft.replication.protocol.compare import (
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Sink
 from undercroft.storage.wal import Position, SharedRecord, operations_of
+
+
+class Suspects(Protocol):
+    """What of a mount is to be had anew: buckets, and the keys in them that are damaged."""
+
+    buckets: set[int]
+    damaged: set[bytes]
+
 
 _REPLIES: Final = (frames.Heads, frames.Nodes, frames.Buckets, frames.Entries)
 _LEAVES_BYTES: Final = 512 << 10  # fingerprints per frame
@@ -55,6 +63,7 @@ class Comparison:
         *,
         resume: bool,
         held_key: bytes = b"",
+        suspects: Mapping[bytes, Suspects] | None = None,
     ) -> None:
         self.held: list[tuple[bytes, bytes | None]] = []
         self._held_key = held_key
@@ -63,6 +72,7 @@ class Comparison:
         self._consume = consume
         self._finished = finished
         self._resume = resume
+        self._suspects = suspects or {}
         self._written: set[bytes] = set()  # keys that the log has written since it began
         self._storing = 0
         self._frames: list[tuple[Frame, int]] = []
@@ -119,6 +129,10 @@ class Comparison:
     def _all(self) -> _Step:
         theirs = yield from self._ask(frames.AskHeads())
         self._total = theirs.entries
+        for head, suspects in self._suspects.items():
+            if head in theirs.heads:
+                yield from self._renew(head, suspects)
+        yield _Wait.STORED  # and the digests follow
         mine = self._sink.heads()
         for head in sorted(theirs.heads.keys() | mine.keys()):
             if head not in theirs.heads:
@@ -139,7 +153,7 @@ class Comparison:
     def _mount(self, head: bytes, *, known: bool) -> _Step:
         last = self._sink.resume_point(head) if self._resume else None
         if not known or last is not None:
-            yield from self._take(head, frames.AskScan(head, last or b""), {})
+            yield from self._take(head, frames.AskScan(head, last or b""), None)
         if known or last is not None:  # what a copy has not written yet, its digests lack
             yield from self._closer(head)
 
@@ -158,14 +172,27 @@ class Comparison:
         for at in range(0, len(buckets), GROUP_BUCKETS):
             yield from self._exchange(head, frozenset(buckets[at : at + GROUP_BUCKETS]))
 
-    def _exchange(self, head: bytes, buckets: frozenset[int]) -> _Step:
-        """Tell what we have in these buckets; get what we lack, and what is to go."""
+    def _renew(self, head: bytes, suspects: Suspects) -> _Step:
+        """Get what is damaged here anew, whatever the digests say; what nobody has is to go."""
+        buckets, came = sorted(suspects.buckets), set()
+        for at in range(0, len(buckets), GROUP_BUCKETS):
+            group = frozenset(buckets[at : at + GROUP_BUCKETS])
+            came |= yield from self._exchange(head, group, suspects.damaged)
+        self._put([(key, None) for key in suspects.damaged - came - self._written], 0)
+
+    def _exchange(
+        self, head: bytes, buckets: frozenset[int], damaged: Set[bytes] = frozenset()
+    ) -> _Step:
+        """Tell what we have in these buckets; get what we lack, and what is to go. Answers the keys
+        that came.
+        """
         names: dict[bytes, bytes] = {}  # key by fingerprint
         after: bytes | None = b""
         while after is not None:
             part = self._sink.leaves(head, buckets, after)
             for at in range(0, len(part.entries), 2):
-                names[fingerprint(part.entries[at + 1])] = part.entries[at]
+                if part.entries[at] not in damaged:
+                    names[fingerprint(part.entries[at + 1])] = part.entries[at]
             after = part.after
             yield _Wait.SLICE
         leaves = b"".join(names)
@@ -173,10 +200,13 @@ class Comparison:
         while len(leaves) > _LEAVES_BYTES:
             self._send(frames.AskEntries(head, packed, leaves[:_LEAVES_BYTES], more=True))
             packed, leaves = b"", leaves[_LEAVES_BYTES:]
-        yield from self._take(head, frames.AskEntries(head, packed, leaves), names)
+        came = yield from self._take(head, frames.AskEntries(head, packed, leaves), names)
+        return came
 
-    def _take(self, head: bytes, question: Frame, names: dict[bytes, bytes]) -> _Step:
-        """Ask, and store what comes until it is all there."""
+    def _take(self, head: bytes, question: Frame, names: dict[bytes, bytes] | None) -> _Step:
+        """Ask, and store what comes until it is all there. Answers its keys if there are `names`:
+        a whole mount's would be too many.
+        """
         self._send(question)
         came: set[bytes] = set()
         while True:
@@ -185,7 +215,7 @@ class Comparison:
             entries: list[tuple[bytes, bytes | None]] = list(
                 zip(flat[::2], flat[1::2], strict=True)
             )
-            if names:
+            if names is not None:
                 came.update(flat[::2])
                 gone = (names.get(leaf) for leaf in unpack_sums(frame.gone))
                 entries += [
@@ -196,7 +226,7 @@ class Comparison:
             self._came += len(entries)
             self._put(entries, size)
             if frame.done:
-                return
+                return came
 
     def _drop(self, head: bytes) -> _Step:
         """Nothing of this mount belongs here (any more)."""

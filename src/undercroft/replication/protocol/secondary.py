@@ -5,14 +5,14 @@ first (`comparing.py`). Whatever it is sent it checks against its own state; a w
 session, and the next one begins with the position that is durable then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from undercroft import __version__
 from undercroft.errors import Corrupt
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol import frames
-from undercroft.replication.protocol.comparing import Comparison
+from undercroft.replication.protocol.comparing import Comparison, Suspects
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Sink
 from undercroft.storage.keys import SHARED
@@ -21,6 +21,7 @@ from undercroft.storage.wal import START, Position, SharedRecord
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000
 SILENT: Final = "nothing was heard of the primary"  # why a session has ended
+_OF_ANY_SESSION: Final = (frames.Announced, frames.Heartbeat, frames.Echo)
 _BEATS_KEPT: Final = 600  # heartbeats whose state is still to come
 
 # Vault's words for the state of a secondary
@@ -211,6 +212,14 @@ class SecondarySession:
         if self._comparison is None and self._streaming:
             self._compare(None)
 
+    def renew(self, suspects: Mapping[bytes, Suspects]) -> bool:
+        """Heal what a look at the disk has found. False: not now."""
+        if self._comparison is not None or not self._streaming:
+            return False
+        self.divergences += 1
+        self._compare(None, suspects)
+        return True
+
     @property
     def progress(self) -> tuple[int, int] | None:
         """Entries that came and that are expected, during a comparison."""
@@ -247,6 +256,9 @@ class SecondarySession:
             if not isinstance(frame, frames.Welcome):
                 raise ProtocolError("a session begins with a Welcome")
             self._welcomed(frame)
+        elif self.intent != frames.STREAM and not isinstance(frame, _OF_ANY_SESSION):
+            # Who is told that its epoch is over has no say in keys, filters or data any more.
+            raise ProtocolError(f"a {type(frame).__name__} in a session that is for something else")
         elif isinstance(frame, frames.Records):
             if not self._streaming:
                 raise ProtocolError("records before they were asked for")
@@ -374,7 +386,9 @@ class SecondarySession:
 
     # comparing
 
-    def _compare(self, jump_to: Position | None) -> None:
+    def _compare(
+        self, jump_to: Position | None, suspects: Mapping[bytes, Suspects] | None = None
+    ) -> None:
         """Compare states; then the position is `jump_to` (None: it stays, the stream goes on)."""
         if self.ended:
             return
@@ -391,6 +405,7 @@ class SecondarySession:
             lambda upto: self._compared(jump_to, upto),
             resume=partial,
             held_key=LINEAGE_KEY if jump_to is not None and not partial else b"",
+            suspects=suspects,
         )
 
     def _compared(self, jump_to: Position | None, upto: Position) -> None:

@@ -61,7 +61,7 @@ def shown(call: Call) -> dict[str, Any]:
         "cluster_id": role.set_id,
         "merkle_root": status.root.hex(),
         "merkle_root_wal": status.root_seq,
-        "corrupted_merkle_tree": checks.corrupted,
+        "corrupted_merkle_tree": checks.corrupted or bool(status.damage),
         "last_corruption_check_epoch": str(checks.checked_ms // 1000)
         if checks.checked_ms
         else _NEVER_CHECKED,
@@ -69,7 +69,7 @@ def shown(call: Call) -> dict[str, Any]:
         "ssct_generation_counter": 0,
         "epoch": shared.epoch,
         "fenced": role.fence is not None,
-        "state_reason": status.state_reason or _shadowing(call),
+        "state_reason": status.damage or status.state_reason or _shadowing(call),
         "state_since": rfc3339(status.state_since_ms or role.since_ms),
         "quarantined_records": len(quarantine.names(call.view)),
     }
