@@ -17,6 +17,7 @@ from tests.replication.clusters import ok
 from tests.replication.pair import log_in, prepare, status
 from tests.replication.peer import granted
 from tests.support.undercroft import Undercroft, free_port, until
+from tests.unit.replication.cluster import DAY_MS
 from tests.unit.replication.handshake import server_context, server_of
 from undercroft.replication import activation, authority
 from undercroft.replication.activation import Grant
@@ -37,7 +38,10 @@ class Relay:
         self.tamper: Tamper = lambda frame: [frame]
         self.echo: Tamper = lambda frame: [frame]
         self.sessions = 0
+        self.certificates: list[bytes] = []  # of the secondary, one a session
+        self.renewed: list[bytes] = []  # what it has asked for and got
         self._grant = grant
+        self._asked = b""
         self._port = free_port()
         self._authority = make_authority(grant.set_id, _now_ms())
         self._writers: set[asyncio.StreamWriter] = set()
@@ -47,11 +51,17 @@ class Relay:
         self._thread.start()
         self._listening.wait()
 
-    def grant(self) -> Grant:
+    def _issue(self, public: bytes, days_ago: int = 0) -> frames.Certificate:
+        """What the primary would, of the authority that the secondary believes in."""
+        named = Named(self._grant.secondary_id, "relay")
+        at_ms = _now_ms() - days_ago * DAY_MS
+        own = authority.issue_client(self._authority, named, public, at_ms)
+        return frames.Certificate(own, self._authority.certificate)
+
+    def grant(self, days_ago: int = 0) -> Grant:
         """For the secondary: the same, by way of the relay."""
         key, public = authority.new_key()
-        named = Named(self._grant.secondary_id, "relay")
-        own = authority.issue_client(self._authority, named, public, _now_ms())
+        own = self._issue(public, days_ago).certificate
         return msgspec.structs.replace(
             self._grant,
             credentials=Credentials(own, key, self._authority.certificate),
@@ -66,12 +76,12 @@ class Relay:
         self._listening.set()
         await self._over.wait()
         server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        self._abort()
         await asyncio.gather(*self._serving)
 
     async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         self.sessions += 1
+        self.certificates.append(back.get_extra_info("ssl_object").getpeercert(True))
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
@@ -88,7 +98,7 @@ class Relay:
             writers.append(on)
             self._writers.update(writers)
             await asyncio.gather(
-                self._pump(near, on, lambda frame: self.echo(frame)),
+                self._pump(near, on, self._back),
                 self._pump(far, back, self._on),
             )
         for writer in writers:
@@ -106,10 +116,26 @@ class Relay:
                 await sink.drain()
         sink.close()  # the other way ends with it
 
+    def _back(self, frame: Frame) -> list[Frame]:
+        if isinstance(frame, frames.AskCertificate):
+            self._asked = frame.public_key
+        return self.echo(frame)
+
     def _on(self, frame: Frame) -> list[Frame]:
         if isinstance(frame, frames.Welcome | frames.Heartbeat):
             frame = msgspec.structs.replace(frame, addresses=(f"127.0.0.1:{self._port}",))
+        if isinstance(frame, frames.Certificate):
+            frame = self._issue(self._asked)
+            self.renewed.append(frame.certificate)
         return self.tamper(frame)
+
+    def drop(self) -> None:
+        """The connections there are, and not what comes next."""
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
@@ -121,14 +147,21 @@ def _now_ms() -> int:
 
 
 @contextlib.contextmanager
-def relayed(primary: Undercroft, secondary: Undercroft) -> Iterator[Relay]:
+def relayed(
+    primary: Undercroft,
+    secondary: Undercroft,
+    certified_days_ago: int = 0,
+    echo: Tamper = lambda frame: [frame],
+) -> Iterator[Relay]:
     """A pair with a relay between; the secondary is logged in."""
     one, two = primary.client, secondary.client
     prepare(one)
     ok(one, "primary/enable")
     with contextlib.closing(Relay(granted(one, "osaka"))) as relay:
+        relay.echo = echo
         public = ok(two, "secondary/generate-public-key")["data"]["secondary_public_key"]
-        ok(two, "secondary/enable", {"token": activation.seal_for(public, relay.grant())})
+        token = activation.seal_for(public, relay.grant(certified_days_ago))
+        ok(two, "secondary/enable", {"token": token})
         until(lambda: status(two).get("state") == "stream-wals", secondary)
         log_in(two)
         yield relay

@@ -201,9 +201,12 @@ class Replicator:
             self._generation = generation
             if self._serving is not None:
                 self._serving.look()
-            task = asyncio.ensure_future(self._refresh())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._refresh_soon()
+
+    def _refresh_soon(self) -> None:
+        task = asyncio.ensure_future(self._refresh())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _refresh(self) -> None:
         async with self._refreshing:
@@ -292,6 +295,8 @@ class Replicator:
             await asyncio.sleep(_TICK_SECONDS)
             if self._state is None:
                 continue
+            if self._serving is not None and self._serving.renewal_due:
+                self._refresh_soon()  # without any change, too: a certificate runs out by itself
             if self._following is not None:
                 self._following.tick()
                 if self._following.copy_complete:

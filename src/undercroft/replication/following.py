@@ -160,6 +160,7 @@ class Following:
         return self.session
 
     def _ended(self, session: SecondarySession) -> None:
+        self._pending_key = None  # an answer that has not come now never comes: ask again
         refused = session.refused
         self._stopped = bool(session.idle_reason) or isinstance(refused, frames.Refuse)
         if self._stopped:

@@ -24,7 +24,7 @@ from undercroft.replication import activation, authority, changes, filters, move
 from undercroft.replication.activation import Secondary
 from undercroft.replication.authority import Authority, Distrusted
 from undercroft.replication.filters import Selection
-from undercroft.replication.link import SessionLink
+from undercroft.replication.link import ServingLink, SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.ports import Clock, Passes
 from undercroft.replication.protocol.primary import PrimarySession
@@ -37,6 +37,7 @@ from undercroft.storage.store import Store
 log = get_logger("replication")
 
 _HANDSHAKE_SECONDS: Final = 10.0
+_SHUTDOWN_SECONDS: Final = 5.0  # for the other side to take our last word, and to close as well
 _DRAIN_SECONDS: Final = 10.0
 _RENEW_SECONDS: Final = 3600.0
 _decode_vouched: Final = msgspec.msgpack.Decoder(Vouched).decode
@@ -85,12 +86,18 @@ class Serving:
 
     async def refresh(self, made: Authority | None) -> None:
         """Role, registry, filters or mounts may have changed."""
-        if made != self._authority or time.monotonic() - self._certified_at > _RENEW_SECONDS:
+        if made != self._authority or self.renewal_due:
             await self._listen(made)
         self.look()
         if self._node.role.mode != PRIMARY and self._links and self._draining is None:
             loop = asyncio.get_running_loop()
             self._draining = loop.call_later(_DRAIN_SECONDS, self._end_all)
+
+    @property
+    def renewal_due(self) -> bool:
+        """Whether the port's certificate is an hour old, whatever has happened meanwhile."""
+        age = time.monotonic() - self._certified_at
+        return self._authority is not None and age > _RENEW_SECONDS
 
     def look(self) -> None:
         """Who may be connected, and what each may have: as of now."""
@@ -120,10 +127,11 @@ class Serving:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             server = await loop.create_server(
-                partial(SessionLink, self._make, self._ended),
+                partial(ServingLink, self._make, self._ended),
                 sock=sock.dup(),
                 ssl=context,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
             self._servers.append(server)
 
@@ -279,7 +287,7 @@ class Serving:
 
     def peers(self) -> tuple[PeerStatus, ...]:
         connected = {
-            secondary.id: _peer(link.session, connected=True)
+            secondary.id: _peer(link.session, connected=not link.session.ended)
             for link, secondary in self._links.items()
             if isinstance(link.session, PrimarySession) and _streams(link)
         }

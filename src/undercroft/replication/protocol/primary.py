@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from undercroft import __version__
+from undercroft.errors import Corrupt
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.compare import (
@@ -21,6 +22,7 @@ from undercroft.replication.protocol.compare import (
 )
 from undercroft.replication.protocol.frames import Frame, ProtocolError
 from undercroft.replication.protocol.ports import Clock, Passes, Source
+from undercroft.storage.digest import NODE_BUCKETS
 from undercroft.storage.keys import HEAD_BYTES, SHARED
 from undercroft.storage.log import Foreign, Trimmed
 from undercroft.storage.wal import START, Position, SharedRecord, has_holes
@@ -28,6 +30,12 @@ from undercroft.storage.wal import START, Position, SharedRecord, has_holes
 HEARTBEAT_MS: Final = 1000
 SILENCE_MS: Final = 10_000  # without a frame for so long the other side is gone
 _OF_ANY_SESSION: Final = (frames.Announce, frames.Heartbeat, frames.Echo, frames.Bye)
+_QUESTIONS: Final = (frames.AskHeads, frames.AskNodes, frames.AskBuckets, frames.AskScan)
+QUESTIONS_MAX: Final = 64
+FORWARDS_MAX: Final = 64  # that run at once, for one secondary
+_WAITING_BYTES: Final = 8 << 20  # of forwards that do not run yet: then no more is received
+_BUCKETS_BYTES_MAX: Final = 2 * NODE_BUCKETS * NODE_BUCKETS  # the numbers of all that there are
+SMALL_BYTES_MAX: Final = 2 << 20  # of a frame that carries nobody's request
 WINDOW_BYTES: Final = 8 << 20  # of bulk frames that the secondary has not consumed yet
 
 
@@ -94,8 +102,14 @@ class PrimarySession:
         self._passes: Passes | None = None
         self._serves = False  # it is a session of a secondary that may have our data
         self._jobs: deque[Iterator[None]] = deque()
+        self._answered = 0  # questions whose answers have not been taken to the network
         self._asked = frames.AskEntries(b"", b"", b"")  # frames of a question that is not complete
+        self.is_read = True  # said by the link: what is sent is taken
         self._forwarded = 0
+        self._waiting: deque[frames.Forward] = deque()
+        self._waiting_bytes = 0
+        self._running = 0  # forwards that are not answered
+        self._starting = False
         self._beat = 0
         self._beats: dict[int, int] = {}
         self._next_beat_ms = 0
@@ -105,14 +119,21 @@ class PrimarySession:
     def receive(self, data: bytes) -> None:
         if self.ended:
             return
-        self.last_heard_ms = self._clock.steady_ms()
+        self.heard()
         try:
-            for frame, _ in self._decoder.feed(data):
+            for frame, size in self._decoder.feed(data):
+                _check_size(frame, size)
                 self._handle(frame)
                 if self.ended:
                     return
         except ProtocolError as error:
             self.end("protocol", str(error))
+        except Corrupt as error:
+            self.end("failed", error.message)
+
+    def heard(self) -> None:
+        """The other side lives: its silence is counted from now on."""
+        self.last_heard_ms = self._clock.steady_ms()
 
     def tick(self) -> None:
         if self.ended:
@@ -151,6 +172,8 @@ class PrimarySession:
             self.end("trimmed", "the log no longer reaches back so far: compare states")
         except Foreign:
             self.end("foreign", "the history has changed under the session")
+        except Corrupt as error:  # damaged, or of a later release: nothing is skipped (R-25)
+            self.end("failed", error.message)
         return False
 
     def work(self) -> bool:
@@ -158,6 +181,7 @@ class PrimarySession:
 
         Answers whether there is more to do now.
         """
+        self._run_forwards()
         if self.ended or not self._has_room():
             return False
         if not self._jobs:
@@ -166,9 +190,14 @@ class PrimarySession:
             self._jobs.popleft()
         return self._has_room() and (bool(self._jobs) or self.streaming)
 
+    @property
+    def is_full(self) -> bool:
+        return self._waiting_bytes > _WAITING_BYTES
+
     def take_output(self) -> bytes:
         out = b"".join(self._out)
         self._out.clear()
+        self._answered = 0
         self.bytes_sent += len(out)
         return out
 
@@ -181,7 +210,9 @@ class PrimarySession:
     # what the host calls
 
     def answer(self, number: int, answer: bytes, position: Position) -> None:
+        self._running -= 1
         self._send(frames.Forwarded(number, answer, position))
+        self._run_forwards()
 
     def announced(self, accepted: bool, reason: str = "") -> None:
         self._send(frames.Announced(accepted, reason))
@@ -212,6 +243,8 @@ class PrimarySession:
             return
         if not self._serves and not isinstance(frame, _OF_ANY_SESSION):
             raise ProtocolError(f"a {type(frame).__name__} in a session that is for something else")
+        if isinstance(frame, _QUESTIONS):
+            self._check_patience()
         if isinstance(frame, frames.Ack):
             self._acknowledged(frame)
         elif isinstance(frame, frames.Heartbeat):
@@ -227,6 +260,8 @@ class PrimarySession:
             nodes = self.source.nodes(frame.head) if self._may(frame.head) else b""
             self._send(frames.Nodes(frame.head, nodes))
         elif isinstance(frame, frames.AskBuckets):
+            if len(frame.nodes) > NODE_BUCKETS:  # there are no more
+                raise ProtocolError("a question that is too long")
             self._jobs.append(self._buckets(frame))
         elif isinstance(frame, frames.AskEntries):
             self._ask_entries(frame)
@@ -236,7 +271,9 @@ class PrimarySession:
             if frame.number != self._forwarded + 1:  # never twice, never out of order (R-17)
                 raise ProtocolError("a forward out of order")
             self._forwarded = frame.number
-            self._host.forward(self, frame.number, frame.call)
+            self._waiting.append(frame)
+            self._waiting_bytes += len(frame.call)
+            self._run_forwards()
         elif isinstance(frame, frames.Announce):
             self._host.announce(self, frame.claim)
         elif isinstance(frame, frames.AskHandover):
@@ -247,6 +284,30 @@ class PrimarySession:
             self.ended = frame.text or frame.code
         else:
             raise ProtocolError(f"a {type(frame).__name__} that only a primary sends")
+
+    def _check_patience(self) -> None:
+        """A secondary asks one thing after the other; none is to fill our memory with questions,
+        or with answers (R-24).
+        """
+        self._answered += 1
+        if self._answered + len(self._jobs) > QUESTIONS_MAX:
+            raise ProtocolError("too many questions at once")
+
+    def _run_forwards(self) -> None:
+        """So many at once as their answers have room, and none whose answer is not taken."""
+        if self._starting:  # refused at once, within the loop below
+            return
+        self._starting = True
+        try:
+            while (
+                self._waiting and self._running < FORWARDS_MAX and self.is_read and not self.ended
+            ):
+                frame = self._waiting.popleft()
+                self._waiting_bytes -= len(frame.call)
+                self._running += 1
+                self._host.forward(self, frame.number, frame.call)
+        finally:
+            self._starting = False
 
     def _greet(self, hello: frames.Hello) -> None:
         self.hello = hello
@@ -377,7 +438,10 @@ class PrimarySession:
         asked = self._asked
         if asked.head != frame.head:
             asked = frames.AskEntries(frame.head, b"", b"")
-        if len(asked.leaves) + len(frame.leaves) > frames.FRAME_BYTES_MAX:
+        if (
+            len(asked.leaves) + len(frame.leaves) > frames.FRAME_BYTES_MAX
+            or len(asked.buckets) + len(frame.buckets) > _BUCKETS_BYTES_MAX
+        ):
             raise ProtocolError("a question that is too long")
         whole = frames.AskEntries(
             frame.head, asked.buckets + frame.buckets, asked.leaves + frame.leaves
@@ -385,6 +449,7 @@ class PrimarySession:
         if frame.more:
             self._asked = whole
         else:
+            self._check_patience()
             self._asked = frames.AskEntries(b"", b"", b"")
             self._jobs.append(self._entries(whole))
 
@@ -471,6 +536,12 @@ class PrimarySession:
 
     def _send(self, frame: Frame) -> None:
         self._out.append(frames.encode(frame))
+
+
+def _check_size(frame: Frame, size: int) -> None:
+    """Only who forwards a request has reason for a large frame. Raises ProtocolError."""
+    if size > SMALL_BYTES_MAX and not isinstance(frame, frames.Forward):
+        raise ProtocolError(f"a {type(frame).__name__} of {size} bytes")
 
 
 def _whole(records: list[SharedRecord]) -> list[SharedRecord]:

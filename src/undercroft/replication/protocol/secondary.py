@@ -80,6 +80,9 @@ class SecondarySession:
     Then it is followed even from a newer epoch, whose writes are set aside: so a drill ends.
     """
 
+    is_read = True
+    is_full = False  # what the primary sends is bounded by what we consume
+
     def __init__(
         self,
         sink: Sink,
@@ -133,7 +136,7 @@ class SecondarySession:
     def receive(self, data: bytes) -> None:
         if self.ended:
             return
-        self.last_heard_ms = self._clock.steady_ms()
+        self.heard()
         self.bytes_received += len(data)
         try:
             for frame, size in self._decoder.feed(data):
@@ -142,6 +145,10 @@ class SecondarySession:
                     return
         except ProtocolError as error:
             self.end("protocol", str(error))
+
+    def heard(self) -> None:
+        """The other side lives: its silence is counted from now on."""
+        self.last_heard_ms = self._clock.steady_ms()
 
     def tick(self) -> None:
         if self.ended:
