@@ -371,7 +371,7 @@ def test_a_switch_that_could_not_be_synced_is_gone_through_with(
             until(lambda: line.value("a") == "before", server)
 
 
-def test_a_store_that_this_node_could_not_open_is_refused_and_nothing_changes(
+def test_threat_r_21_a_store_that_this_node_could_not_open_is_refused_and_nothing_changes(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"

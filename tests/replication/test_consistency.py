@@ -50,7 +50,7 @@ def test_conv_20_an_index_that_cannot_be_read_is_refused(pair: Pair) -> None:
         assert read.status == 400, text
 
 
-def test_an_index_that_was_tampered_with_is_refused_at_once(pair: Pair) -> None:
+def test_threat_r_19_an_index_that_was_tampered_with_is_refused_at_once(pair: Pair) -> None:
     made = bytearray(
         base64.b64decode(index_of(pair.primary.request("POST", "secret/data/d", {"data": {}})))
     )

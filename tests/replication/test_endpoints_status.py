@@ -162,7 +162,7 @@ def test_the_three_paths_tell_the_same_to_anyone(pair: Pair) -> None:
         assert "mode" not in flat.body
 
 
-def test_nothing_in_status_is_secret(pair: Pair) -> None:
+def test_threat_r_22_nothing_in_status_is_secret(pair: Pair) -> None:
     token = token_for(pair.primary, "perth")
     for client in (pair.primary, pair.secondary):
         text = str(client.request("GET", "sys/replication/status", token="").body)

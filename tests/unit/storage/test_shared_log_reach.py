@@ -96,7 +96,7 @@ def test_compared_entries_move_no_position_and_are_counted_where_they_differ(
 # retention
 
 
-def test_a_trimmed_log_ships_from_exactly_its_base(
+def test_threat_r_23_a_trimmed_log_ships_from_exactly_its_base(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 1)
