@@ -11,7 +11,8 @@ import pytest
 from tests.replication.clusters import AT, allowed, errors, ok, read, settle, token_for, write
 from tests.replication.pair import Pair, join, log_in, prepare, replicating_pair, status
 from tests.replication.relay import relayed
-from tests.support.undercroft import Client, Undercroft, disk_server, until
+from tests.support.undercroft import Client, Undercroft, disk_server, free_port, until
+from undercroft import __version__
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.frames import Frame
 from undercroft.storage.environment import MAP_BYTES
@@ -68,7 +69,8 @@ def test_threat_r_20_a_policy_counts_no_later_than_what_is_written_after_it(pair
     for number in range(15):
         post(pair.primary, "sys/policies/acl/narrowed", {"policy": rule})
         post(pair.primary, "kv1/ordered", {"value": f"open {number}"})
-        until(lambda: seen(pair.secondary, token) == f"open {number}", pair.secondary_server)
+        now = f"open {number}"
+        until(lambda now=now: seen(pair.secondary, token) == now, pair.secondary_server)
         post(pair.primary, "sys/policies/acl/narrowed", {"policy": 'path "x" {}'})
         post(pair.primary, "kv1/ordered", {"value": "secret"})
 
@@ -233,3 +235,45 @@ def test_threat_rep_06_a_switch_of_primaries_under_writes_loses_none(tmp_path: P
         for number in acknowledged:
             assert read(pair.secondary, f"w{number}") == number
             assert read(pair.primary, f"w{number}") == number
+
+
+# what anyone may see
+
+
+def test_threat_r_22_a_listener_keeps_addresses_names_and_version_back_where_it_is_told_to(
+    tmp_path: Path,
+) -> None:
+    for name in ("primary", "secondary"):
+        (tmp_path / name).mkdir()
+    ports = {name: free_port() for name in ("primary", "secondary")}
+    quiet = {
+        name: f'listener "tcp" {{\n  address = "127.0.0.1:{port}"\n  tls_disable = true\n'
+        f'  cluster_address = "127.0.0.1:{free_port()}"\n'
+        "  redact_addresses = true\n  redact_cluster_name = true\n  redact_version = true\n}\n"
+        for name, port in ports.items()
+    }
+    with (
+        disk_server(tmp_path / "primary", quiet["primary"]) as primary,
+        disk_server(tmp_path / "secondary", quiet["secondary"]) as secondary,
+    ):
+        prepare(primary.client)
+        ok(primary.client, "primary/enable")
+        join(primary.client, secondary, "osaka")
+        settle(secondary.client, primary.client)
+        until(lambda: status(primary.client)["secondaries"])
+        for server, name in ((primary, "primary"), (secondary, "secondary")):
+            told = answers(server.client)
+            shown = answers(Client("127.0.0.1", ports[name]))
+            cluster = server.client.request("GET", "sys/health").body["cluster_name"]
+            for word in ("127.0.0.1", cluster, __version__):
+                assert word in told
+                assert word not in shown
+        ok(secondary.client, "secondary/update-primary")  # detached: there is a reason to be told
+        until(lambda: status(secondary.client)["state_reason"], secondary)
+        assert "redacted" in answers(Client("127.0.0.1", ports["secondary"]))
+
+
+def answers(client: Client) -> str:
+    """All that anyone may ask."""
+    paths = ("sys/health", "sys/seal-status", "sys/leader", "sys/replication/status")
+    return str([client.request("GET", path).body for path in paths])

@@ -135,7 +135,27 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     x_forwarded_for_reject_not_present: Annotated[
         bool, Setting("Refuse a proxy's request without the header.", Kind.BOOL)
     ] = True
+    redact_addresses: Annotated[
+        bool,
+        Setting("Keep addresses out of what `sys/leader` and replication status show.", Kind.BOOL),
+    ] = False
+    redact_cluster_name: Annotated[
+        bool, Setting("Keep the cluster's name out of health and seal status.", Kind.BOOL)
+    ] = False
+    redact_version: Annotated[
+        bool, Setting("Keep the version out of health and seal status.", Kind.BOOL)
+    ] = False
     telemetry: ListenerTelemetry = ListenerTelemetry()
+
+    @property
+    def redacted(self) -> frozenset[str]:
+        """What answers that need no token leave empty: `addresses`, `cluster_name`, `version`."""
+        named = {
+            "addresses": self.redact_addresses,
+            "cluster_name": self.redact_cluster_name,
+            "version": self.redact_version,
+        }
+        return frozenset(name for name, wanted in named.items() if wanted)
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ class Listener:
         self._socket = sock
         self._usage = usage or Usage()
         self._limits = limits_of(settings)
-        self._app = _behind_proxy(settings, _with_open_metrics(settings, app))
+        self._app = _behind_proxy(settings, _with_own_rules(settings, app))
         self._context = None if settings.tls_disable else server_context(settings)
         self._newest = self._context
         self._connections: set[Http1 | Http2] = set()
@@ -190,12 +190,15 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _with_open_metrics(settings: "Settings", app: App) -> App:
-    if not settings.telemetry.unauthenticated_metrics_access:
+def _with_own_rules(settings: "Settings", app: App) -> App:
+    """What this listener shows to anyone, and what it keeps back."""
+    open_metrics = settings.telemetry.unauthenticated_metrics_access
+    redacted = settings.redacted
+    if not open_metrics and not redacted:
         return app
 
     def serve(http: HttpRequest) -> HttpResponse | asyncio.Future[HttpResponse]:
-        http.open_metrics = True
+        http.open_metrics, http.redacted = open_metrics, redacted
         return app(http)
 
     return serve

@@ -8,7 +8,7 @@ from typing import TypeAlias
 class HttpRequest:
     """What a client sent, complete. `headers` holds the first value of each lower-case name."""
 
-    __slots__ = ("body", "headers", "method", "open_metrics", "peer", "target")
+    __slots__ = ("body", "headers", "method", "open_metrics", "peer", "redacted", "target")
 
     def __init__(
         self,
@@ -19,6 +19,7 @@ class HttpRequest:
         peer: tuple[str, int],
     ) -> None:
         self.open_metrics = False  # whether its listener gives metrics to anyone
+        self.redacted: frozenset[str] = frozenset()  # what its listener keeps back
         self.method = method
         self.target = target  # raw: path and query as they came
         self.headers = headers

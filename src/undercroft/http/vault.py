@@ -103,6 +103,7 @@ def to_request(http: HttpRequest, request_id: str, remote: str = "") -> Request:
         remote_address=remote or http.peer[0],
         remote_port=http.peer[1],
         open_metrics=http.open_metrics,
+        redacted=http.redacted,
     )
     if len(headers) > 2 or b"host" not in headers or b"x-vault-token" not in headers:
         _apply_headers(request, headers)

@@ -48,6 +48,11 @@ class Request(msgspec.Struct):
     remote_port: int = 0
     misspelt: str = ""  # the path as it came, if that is one of the founding page's slips
     open_metrics: bool = False  # its listener serves sys/metrics without a token
+    redacted: frozenset[str] = frozenset()  # what its listener keeps back (`Listener.redacted`)
+
+    def unless_redacted(self, what: str, text: str) -> str:
+        """The text, or none where the listener keeps back what it is."""
+        return "" if what in self.redacted else text
 
     def __repr__(self) -> str:
         return f"<Request {self.id} {self.operation} {self.path}>"  # never token, body, query

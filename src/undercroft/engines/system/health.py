@@ -109,14 +109,15 @@ def _health(call: Call) -> dict[str, Any]:
         "replication_performance_mode": "unknown" if sealed else state.performance_mode,
         "replication_dr_mode": "unknown" if sealed else state.dr_mode,
         "server_time_utc": call.now_ms // 1000,
-        "version": __version__,
+        "version": call.request.unless_redacted("version", __version__),
         "enterprise": False,
         "echo_duration_ms": 0,
         "clock_skew_ms": 0,
         "replication_primary_canary_age_ms": 0 if sealed else _canary_age_ms(call),
     }
     if not sealed:
-        shown["cluster_name"], shown["cluster_id"] = state.cluster_name, state.cluster_id
+        shown["cluster_name"] = call.request.unless_redacted("cluster_name", state.cluster_name)
+        shown["cluster_id"] = state.cluster_id
         if not state.standby and (last_wal := _last_wal(call)):
             shown["last_wal"] = last_wal
         if state.standby or state.performance_standby:
@@ -136,12 +137,13 @@ def leader(call: Call) -> Response:
     """
     state = call.services.state
     replicates = not state.sealed and state.performance_mode != DISABLED
+    address = call.request.unless_redacted
     shown: dict[str, Any] = {
         "ha_enabled": False,
         "is_self": False,
         "active_time": rfc3339(0),
-        "leader_address": state.api_addr if replicates else "",
-        "leader_cluster_address": state.cluster_addr if replicates else "",
+        "leader_address": address("addresses", state.api_addr) if replicates else "",
+        "leader_cluster_address": address("addresses", state.cluster_addr) if replicates else "",
         "performance_standby": state.performance_standby,
         "performance_standby_last_remote_wal": 0,
     }

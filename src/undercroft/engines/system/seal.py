@@ -60,10 +60,10 @@ def _shown(name: str, shares: tuple[bytes, ...]) -> dict[str, Any]:
 
 
 def seal_status(call: Call) -> Response:
-    return raw(_status(call.services.state))
+    return raw(_status(call, call.services.state))
 
 
-def _status(state: NodeState) -> dict[str, Any]:
+def _status(call: Call, state: NodeState) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "type": state.seal_type,
         "initialized": state.initialized,
@@ -76,9 +76,13 @@ def _status(state: NodeState) -> dict[str, Any]:
     }
     if state.recovery_seal:
         shown["recovery_seal_type"] = "shamir"
-    shown |= {"version": __version__, "migration": state.migration}
+    shown |= {
+        "version": call.request.unless_redacted("version", __version__),
+        "migration": state.migration,
+    }
     if not state.sealed:
-        shown |= {"cluster_name": state.cluster_name, "cluster_id": state.cluster_id}
+        name = call.request.unless_redacted("cluster_name", state.cluster_name)
+        shown |= {"cluster_name": name, "cluster_id": state.cluster_id}
     shown["storage_type"] = state.storage_type
     return shown
 
@@ -102,10 +106,10 @@ def unseal(call: Call) -> Response:
     else:
         seal.unseal(tx, parse_share(key_text))
     services = call.services
-    response = raw(_status(msgspec.structs.replace(services.state, **seal.status(tx))))
+    response = raw(_status(call, msgspec.structs.replace(services.state, **seal.status(tx))))
 
     def tell() -> None:
-        response.raw = raw(_status(services.state)).raw
+        response.raw = raw(_status(call, services.state)).raw
 
     if tx.after_commit:
         tx.after_commit.append(tell)

@@ -73,9 +73,22 @@ def shown(call: Call) -> dict[str, Any]:
         "state_since": rfc3339(status.state_since_ms or role.since_ms),
         "quarantined_records": len(quarantine.names(call.view)),
     }
-    if role.mode == PRIMARY:
-        return {**common, **_primary(call, role, status)}
-    return {**common, **_secondary(call, role, status)}
+    more = _primary if role.mode == PRIMARY else _secondary
+    everything = {**common, **more(call, role, status)}
+    return _redacted(everything) if "addresses" in call.request.redacted else everything
+
+
+def _redacted(shown: dict[str, Any]) -> dict[str, Any]:
+    """Without the addresses, for a listener that keeps them back."""
+    for name in ("secondaries", "primaries"):
+        for peer in shown.get(name, ()):
+            peer["api_address"] = peer["cluster_address"] = ""
+    if "known_primary_cluster_addrs" in shown:
+        shown["known_primary_cluster_addrs"] = []
+    shown["primary_cluster_addr"] = ""
+    # Reasons name addresses, too: the log has them.
+    shown["state_reason"] = "redacted" if shown["state_reason"] else ""
+    return shown
 
 
 def _shadowing(call: Call) -> str:
