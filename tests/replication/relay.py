@@ -29,6 +29,11 @@ from undercroft.replication.role import Credentials
 Tamper = Callable[[Frame], list[Frame]]
 
 
+def _cut(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(AttributeError):  # of one that is closed: Python 3.11.2 cannot bear it
+        writer.transport.abort()
+
+
 class Relay:
     """Runs in a thread of its own. `tamper` answers what becomes of a frame of the primary, `echo`
     of one of the secondary.
@@ -102,7 +107,7 @@ class Relay:
                 self._pump(far, back, self._on),
             )
         for writer in writers:
-            writer.transport.abort()
+            _cut(writer)
             self._writers.discard(writer)
 
     async def _pump(
@@ -135,7 +140,7 @@ class Relay:
 
     def _abort(self) -> None:
         for writer in self._writers:
-            writer.transport.abort()
+            _cut(writer)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._over.set)

@@ -206,7 +206,7 @@ def test_what_is_no_certificate_is_distrusted(noise: bytes) -> None:
         authority.check_issued(noise, made.certificate)
 
 
-@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # one below 1
+@pytest.mark.filterwarnings("ignore:Parsed a")  # one below 1
 def test_a_certificate_changed_in_any_signed_byte_is_distrusted() -> None:
     made = make_authority(SET_ID, NOW_MS)
     good = client_of(made, NOW_MS).certificate
@@ -221,7 +221,7 @@ def test_a_certificate_changed_in_any_signed_byte_is_distrusted() -> None:
 
 
 # A serial number below 1: the library warns that it will refuse it one day.
-@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.filterwarnings("ignore:Parsed a")
 def test_reading_the_name_in_a_hostile_certificate_raises_nothing_but_distrusted() -> None:
     """A claim brings its certificate from anywhere: the id is read before it is verified."""
     good = client_of(make_authority(SET_ID, NOW_MS), NOW_MS).certificate
