@@ -29,6 +29,14 @@ def write(client: Client, name: str, value: Any = 1) -> None:
     assert answer.status == 200, answer
 
 
+def outgrow_log(client: Client) -> None:
+    """So much that the digests are written, and what a short log had before may go."""
+    for _ in range(3):
+        write(client, "large", "x" * (23 << 20))
+    write(client, "last")
+    write(client, "last")
+
+
 def read(client: Client, name: str) -> Any:
     answer = client.request("GET", f"secret/data/{name}")
     return answer.body["data"]["data"]["value"] if answer.status == 200 else answer.status

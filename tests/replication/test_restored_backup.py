@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.replication.clusters import errors, follows, ok, read, settle, token_for, write
+from tests.replication.clusters import (
+    errors,
+    follows,
+    ok,
+    outgrow_log,
+    read,
+    settle,
+    token_for,
+    write,
+)
 from tests.replication.pair import Pair, log_in, replicating_pair, status
 from tests.support.undercroft import (
     Client,
@@ -91,6 +100,45 @@ def test_threat_r_10_a_primary_restored_from_an_older_copy_is_not_followed(
     until(lambda: has_stopped(two), pair.secondary_server)
     assert is_untouched()
     assert state_of(two) == before
+
+
+def test_threat_r_10_it_is_not_followed_either_once_its_log_holds_nothing_of_the_old_time(
+    tmp_path: Path,
+) -> None:
+    """The chain of its records cannot tell any more: when it was started does."""
+    with replicating_pair(tmp_path, "replication { logshipper_buffer_length = 20 }\n") as pair:
+        one, two = pair.primary, pair.secondary
+        copy(pair.primary_server, tmp_path / "primary", tmp_path / "backup")
+        for number in range(20):
+            write(one, f"lost{number}", number)
+        settle(two, one)
+        before = state_of(two)
+        pair.secondary_server.stop()
+        put_back(pair.primary_server, tmp_path / "primary", tmp_path / "backup")
+        for number in range(60):
+            write(one, f"other{number}")
+        outgrow_log(one)
+        restart(pair.secondary_server, tmp_path / "secondary")
+        until(lambda: has_stopped(two), pair.secondary_server)
+        assert [read(two, f"lost{number}") for number in range(20)] == list(range(20))
+        assert read(two, "other0") == 404
+        assert state_of(two) == before
+
+
+def test_whoever_was_away_while_the_primary_was_started_anew_follows_it(tmp_path: Path) -> None:
+    """Within its log and beyond it: not every start is of an older copy."""
+    with replicating_pair(tmp_path, "replication { logshipper_buffer_length = 20 }\n") as pair:
+        one, two = pair.primary, pair.secondary
+        for how, more in (("within", write), ("beyond", lambda client, _: outgrow_log(client))):
+            pair.secondary_server.stop()
+            write(one, "before", how)
+            pair.primary_server.stop()
+            restart(pair.primary_server, tmp_path / "primary")
+            more(one, "more")
+            write(one, "after", how)
+            restart(pair.secondary_server, tmp_path / "secondary")
+            until(pair.caught_up, pair.secondary_server)
+            assert (read(two, "before"), read(two, "after")) == (how, how)
 
 
 def test_threat_r_10_who_kept_it_all_can_be_promoted_and_the_restored_one_follows(

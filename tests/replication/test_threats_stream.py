@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.replication.clusters import follows, read, settle, write
+from tests.replication.clusters import follows, outgrow_log, read, settle, write
 from tests.replication.pair import replicating_pair, status
 from tests.replication.relay import Relay, relayed
 from tests.support.undercroft import Undercroft, disk_server, restart, until
@@ -151,10 +151,7 @@ def test_threat_r_07_past_the_end_of_the_log_the_states_are_compared(tmp_path: P
         pair.secondary_server.kill()
         for number in range(60):
             write(one, f"away{number}", number)
-        for _ in range(3):  # so much that the digests are written, and the log before may go
-            write(one, "large", "x" * (23 << 20))
-        write(one, "last")
-        write(one, "last")
+        outgrow_log(one)
         restart(pair.secondary_server, tmp_path / "secondary")
         settle(two, one)
         assert [read(two, f"away{number}") for number in range(60)] == list(range(60))

@@ -1,5 +1,6 @@
 """The frames between worker and writer survive any cut of the byte stream."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,7 +87,7 @@ def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(cuts: list[in
 
 
 def test_a_frame_of_the_other_direction_is_refused() -> None:
-    with pytest.raises(ValueError, match="Invalid value"):
+    with pytest.raises(msgspec.ValidationError, match="Invalid value"):
         Decoder(FromWriter).feed(encode(Hello(1)))
 
 

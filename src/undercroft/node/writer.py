@@ -50,8 +50,8 @@ from undercroft.node.frames import (
 from undercroft.node.switch import check_staged
 from undercroft.observe.logs import get_logger
 from undercroft.replication.changes import ApplyRecords, StoreEntries
-from undercroft.replication.membership import refusal
-from undercroft.replication.role import ROLE_KEY, Role, read_role
+from undercroft.replication.membership import mark_start, refusal
+from undercroft.replication.role import PRIMARY, ROLE_KEY, Role, read_role
 from undercroft.replication.status import ReplicationStatus
 from undercroft.request import index
 from undercroft.request.model import Response
@@ -601,6 +601,8 @@ class Writer:
         self.store.set_keyring(keyring)
         self._offers_allowed = False
         self.load_role()
+        if self.services.state.sealed and self.role.mode == PRIMARY:
+            self.store.begin_shared = mark_start
         self.publish_seal(
             sealed=False,
             active_since_ms=self._clock_ms(),

@@ -40,6 +40,7 @@ _RENEWED_AFTER: Final = 2 / 3  # of its life
 _UNREADABLE: Final = (
     ValueError,
     TypeError,
+    LookupError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -157,7 +158,7 @@ def named_by(certificate: bytes) -> Named:
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         other = next(n for n in names if isinstance(n, x509.OtherName) and n.type_id == _ID_OID)
         return Named(_text_of(other.value), str(units[0].value))
-    except (*_UNREADABLE, StopIteration, IndexError):
+    except (*_UNREADABLE, StopIteration):
         raise Distrusted("a certificate that names no secondary") from None
 
 

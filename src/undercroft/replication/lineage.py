@@ -1,8 +1,8 @@
 """Epochs and positions: which history a cluster has, and where two histories part.
 
-A lineage lists the epochs of a replication set, oldest first. It is a shared entry and changes only
-by the record that opens an epoch, so it travels, and is ordered, like everything else. Pure: no
-store, no clock.
+A lineage lists the epochs of a replication set, oldest first, and for the last of them when its
+primary began to write anew. It is a shared entry, so it travels, and is ordered, like everything
+else. Pure: no store, no clock.
 """
 
 import os
@@ -15,6 +15,7 @@ from undercroft.storage.wal import Position
 
 LINEAGE_KEY: Final = key(SHARED, SYSTEM, "replication/lineage")
 EPOCH_ID_BYTES: Final = 8
+STARTS_MAX: Final = 256  # that are kept, the newest
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True):
@@ -46,11 +47,23 @@ class Branch(NamedTuple):
     epoch: int  # number of the last common epoch
 
 
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """A primary that was started wrote again, behind this seq of the shared log."""
+
+    after: int
+    id: bytes  # random: two starts of the same store, one of them an older copy, differ
+
+
 class Lineage(msgspec.Struct, frozen=True, array_like=True):
-    """The epochs of one set, oldest first; `set_id` is what status calls `cluster_id`."""
+    """The epochs of one set, oldest first; `set_id` is what status calls `cluster_id`.
+
+    `starts` are of the current epoch, oldest first. A primary that was restored from an older copy
+    is known by them, also when its log does not reach back to where it was restored (R-10).
+    """
 
     set_id: str
     epochs: tuple[Epoch, ...]
+    starts: tuple[Start, ...] = ()
 
     @property
     def current(self) -> Epoch:
@@ -68,6 +81,23 @@ class Lineage(msgspec.Struct, frozen=True, array_like=True):
         made = epoch_id or os.urandom(EPOCH_ID_BYTES)
         epoch = Epoch(number, made, after, cluster_id, now_ms)
         return Lineage(self.set_id, (*self.epochs, epoch))
+
+    def started(self, after: int) -> "Lineage":
+        """With one more start of the current epoch's primary; its id is random."""
+        start = Start(after, os.urandom(EPOCH_ID_BYTES))
+        return Lineage(self.set_id, self.epochs, (*self.starts, start)[-STARTS_MAX:])
+
+    def may_have(self, seq: int, other: "Lineage") -> bool:
+        """Whether what the holder of the other has at a seq of our current epoch can be of our
+        history: whoever wrote it last wrote so far here too. Of starts that are not kept any more
+        nobody knows: those could be.
+        """
+        known = (b"", *(start.id for start in self.starts))
+        last = other.starts[-1].id if other.starts else b""
+        if last not in known:
+            return len(self.starts) == STARTS_MAX and seq <= self.starts[0].after
+        following = self.starts[known.index(last) :]
+        return not following or seq <= following[0].after
 
     def end_of(self, index: int, last_seq: int) -> int:
         """Where the epoch at an index ends, for who has the log up to `last_seq`."""

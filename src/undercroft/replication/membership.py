@@ -92,6 +92,13 @@ def _write_lineage(tx: Transaction, lineage: Lineage) -> None:
     tx.put(LINEAGE_KEY, msgspec.msgpack.encode(lineage))
 
 
+def mark_start(tx: Transaction) -> None:
+    """The first request that a primary runs since its start tells so (R-10)."""
+    lineage = lineage_of(tx)
+    if lineage is not None and not tx.opens_epoch:
+        tx.put(LINEAGE_KEY, msgspec.msgpack.encode(lineage.started(tx.shared.seq)))
+
+
 def enable_primary(tx: Transaction, primary_cluster_addr: str, now_ms: int) -> None:
     """A new set, founded here; on a primary, only its advertised address changes."""
     role = read_role(tx)

@@ -206,6 +206,7 @@ class Batch:
         self.position = store.position  # of the cluster's own log
         self.shared = store.extent.shared  # of the shared log
         self._jumped = store.extent.jumped
+        self._begin_shared = store.begin_shared
 
     def transaction(self) -> Transaction:
         store = self._store
@@ -228,6 +229,8 @@ class Batch:
         """
         if not tx.writes:
             return self.position
+        if self._begin_shared is not None and any(key[:1] == SHARED for key in tx.writes):
+            self._begin_shared(tx)
         plan = _Plan()
         plan.add(tx)
         if not plan.shared:
@@ -239,6 +242,7 @@ class Batch:
         chain = shared_chain_of(self.shared, epoch, self.now_ms, digests)
         shared = Position(epoch, self.shared.seq + 1, chain)
         self._write(plan, SHARED_RECORD, shared, self.now_ms)
+        self._begin_shared = None
         return self.position
 
     def accept_shared(self, record: SharedRecord, tx: Transaction | None = None) -> int:
@@ -411,6 +415,7 @@ class Batch:
             store.checkpoint = checkpoint
             store.digests.saved()
         store.extent = extent
+        store.begin_shared = self._begin_shared
         store.digests.apply(self._deltas)
         store.checkpoint = store.checkpoint.behind(len(self._deltas), self._added_bytes)
 

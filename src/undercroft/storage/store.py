@@ -28,7 +28,7 @@ from undercroft.storage.digest import Delta, DigestTree
 from undercroft.storage.keys import OWN
 from undercroft.storage.log import Extent, Foreign, Retention, Trimmed
 from undercroft.storage.record import parse_head, tag_of
-from undercroft.storage.view import Decoded, Snapshot
+from undercroft.storage.view import Decoded, Snapshot, Transaction
 from undercroft.storage.wal import NO_TAG, Position, SharedRecord, leaf_changes
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Store:
         self.retention = retention
         # Set by the node on a secondary or a fenced primary: why shared entries may not be written.
         self.refuse_shared: Callable[[], Exception] | None = None
+        # Set by the node on a primary: adds to the first request that writes shared entries.
+        self.begin_shared: Callable[[Transaction], None] | None = None
         self.failure = ""  # why nothing may be written any more; empty: all is well
         self.map_was_full = False  # the next batch begins with a greater map
         # what only the writer keeps

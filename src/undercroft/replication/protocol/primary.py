@@ -353,7 +353,8 @@ class PrimarySession:
         try:
             _whole(self.source.records(at))
         except Trimmed:
-            return frames.COMPARE, 0
+            restored = theirs.rank == lineage.rank and not lineage.may_have(at.seq, theirs)
+            return frames.BEHIND if restored else frames.COMPARE, 0
         except Foreign:
             return frames.BEHIND, 0
         return frames.FOLLOW, 0
