@@ -23,7 +23,7 @@ test: $(STAMP)
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulation --seed $(SIMULATE_FIRST) --seeds $(SIMULATE_SEEDS) --steps $(SIMULATE_STEPS)
 
-# Namespaces with netem, faketime, HAProxy, a full tmpfs: as root, on Debian.
+# Bad wires between namespaces, faketime, HAProxy, a full tmpfs: as root, on Debian.
 test-network: $(STAMP)
 	apt-get install -y -q --no-install-recommends iproute2 faketime haproxy
 	$(BIN)/python -m pytest -m network tests/replication

@@ -3,8 +3,6 @@
 `REPLICATION_CRASH_ROUNDS` (default 8) sets how often; `make test-crashes` runs a hundred.
 """
 
-import contextlib
-import http.client
 import os
 import random
 import signal
@@ -13,39 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.replication.load import Load
 from tests.replication.pair import Pair, log_in, replicating_pair, status
 from tests.support.undercroft import Undercroft, restart, until
 
 ROUNDS = int(os.environ.get("REPLICATION_CRASH_ROUNDS", "8"))
-
-
-class Load:
-    """Writes at one cluster all the time; remembers what was acknowledged."""
-
-    def __init__(self, server: Undercroft, prefix: str) -> None:
-        self._server = server
-        self._prefix = prefix
-        self.acknowledged: list[str] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            name = f"{self._prefix}{number}"
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                answer = self._server.client.request(
-                    "POST", f"secret/data/{name}", {"data": {"name": name}}
-                )
-                if answer.status == 200:
-                    self.acknowledged.append(name)
-
-    def stop(self) -> list[str]:
-        self._stop.set()
-        self._thread.join()
-        return self.acknowledged
 
 
 def processes(server: Undercroft) -> list[int]:
@@ -58,7 +28,7 @@ def test_no_crash_under_load_loses_an_acknowledged_write(tmp_path: Path, seed: i
     rng = random.Random(seed)
     with replicating_pair(tmp_path) as pair:
         log_in(pair.primary)  # a token of the replicated kind of user, good on either side's own
-        loads = [Load(pair.primary_server, "p"), Load(pair.secondary_server, "s")]
+        loads = [Load(pair.primary, "p"), Load(pair.secondary, "s")]
         try:
             for _ in range(ROUNDS):
                 _crash(pair, tmp_path, rng)

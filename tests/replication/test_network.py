@@ -1,113 +1,39 @@
-"""Bad networks, wrong clocks and a full disk, for real: `make test-network`, as root.
+"""Wrong clocks, a full disk, a balancer, a long absence: `make test-network`, as root.
 
-Network namespaces with `tc netem`, `faketime`, HAProxy, a small tmpfs. Not part of `make test`.
+With `faketime`, a small tmpfs, HAProxy. Not part of `make test`.
 """
 
-import contextlib
+import json
 import os
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from bench.replication.paced import as_fast_as_possible, connect, request
 
-from tests.replication.pair import Pair, join, log_in, prepare, status
+from tests.replication.clusters import ok
+from tests.replication.pair import Pair, join, log_in, prepare, replicating_pair, status
 from tests.support.undercroft import (
     Client,
-    Undercroft,
     disk_server,
     free_port,
-    initialize,
     restart,
     until,
 )
 
 pytestmark = pytest.mark.network
 
-NAMESPACE = "uc-secondary"
-HERE, THERE = "10.77.0.1", "10.77.0.2"
-
 
 def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-@contextlib.contextmanager
-def namespace() -> Iterator[None]:
-    """A second network, joined to this one by a wire that `netem` makes bad."""
-    run("ip", "netns", "add", NAMESPACE)
-    try:
-        run("ip", "link", "add", "uc0", "type", "veth", "peer", "name", "uc1")
-        run("ip", "link", "set", "uc1", "netns", NAMESPACE)
-        run("ip", "addr", "add", f"{HERE}/24", "dev", "uc0")
-        run("ip", "link", "set", "uc0", "up")
-        inside = ("ip", "netns", "exec", NAMESPACE)
-        run(*inside, "ip", "addr", "add", f"{THERE}/24", "dev", "uc1")
-        run(*inside, "ip", "link", "set", "uc1", "up")
-        run(*inside, "ip", "link", "set", "lo", "up")
-        yield
-    finally:
-        subprocess.run(("ip", "link", "del", "uc0"), capture_output=True, check=False)
-        run("ip", "netns", "del", NAMESPACE)
-
-
 def reachable(port: int) -> bool:
     with socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
-
-
-def netem(*how: str) -> None:
-    run("tc", "qdisc", "replace", "dev", "uc0", "root", "netem", *how)
-
-
-@contextlib.contextmanager
-def server_at(host: str, directory: Path, *prefix: str) -> Iterator[Undercroft]:
-    directory.mkdir()
-    port = free_port()
-    config = directory / "undercroft.hcl"
-    config.write_text(
-        f"""
-storage "lmdb" {{
-  path = "{directory / "data"}"
-}}
-listener "tcp" {{
-  address         = "{host}:{port}"
-  cluster_address = "{host}:{port + 1}"
-  tls_disable     = true
-}}
-"""
-    )
-    log = directory / "server.log"
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "undercroft", "server", f"-config={config}"],
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    server = Undercroft(process, Client(host, port), log)
-    try:
-        initialize(server)
-        yield server
-    finally:
-        server.kill()
-        subprocess.run(("pkill", "-9", "-f", str(config)), check=False)
-
-
-@contextlib.contextmanager
-def far_pair(directory: Path, *prefix: str, host: str = THERE) -> Iterator[Pair]:
-    with (
-        server_at(HERE if host == THERE else host, directory / "primary") as primary,
-        server_at(host, directory / "secondary", *prefix) as secondary,
-    ):
-        prepare(primary.client)
-        enabled = primary.client.request("POST", "sys/replication/performance/primary/enable")
-        assert enabled.status == 200
-        join(primary.client, secondary, "osaka")
-        yield Pair(primary, secondary)
 
 
 def write_many(client: Client, prefix: str, count: int) -> list[str]:
@@ -122,29 +48,31 @@ def all_there(pair: Pair, names: list[str]) -> bool:
     return all(pair.secondary.request("GET", f"secret/data/{n}").status == 200 for n in names)
 
 
-def test_a_slow_and_lossy_wire_and_a_minute_without_one(tmp_path: Path) -> None:
-    with namespace(), far_pair(tmp_path, "ip", "netns", "exec", NAMESPACE) as pair:
-        netem("delay", "150ms", "loss", "2%")
-        names = write_many(pair.primary, "far", 300)
-        until(pair.caught_up, seconds=60)
-        wrote = pair.secondary.request("POST", "secret/data/from-far", {"data": {"v": 1}})
-        assert wrote.status == 200
-        netem("loss", "100%")
-        until(
-            lambda: status(pair.primary)["secondaries"][0]["connection_status"] != "connected",
-            seconds=40,
-        )
-        names += write_many(pair.primary, "cut", 300)
-        subprocess.run(("sleep", "60"), check=True)
-        netem("delay", "150ms", "loss", "2%")
-        until(pair.caught_up, seconds=90)
-        netem("delay", "1ms")
-        assert all_there(pair, names)
+async def write_at_once(client: Client, count: int) -> None:
+    """On many connections. Raises for any that is not acknowledged."""
+    connections = [await connect(client.port) for _ in range(64)]
+
+    def write(number: int) -> bytes:
+        body = json.dumps({"n": number}).encode()
+        return request("POST", f"kv1/away/{number}", client.token, body)
+
+    await as_fast_as_possible(connections, count, write)
+    for connection in connections:
+        connection.close()
 
 
 @pytest.mark.parametrize("offset", ["+1h", "-1h"])
 def test_a_clock_that_is_an_hour_off_stops_nothing(tmp_path: Path, offset: str) -> None:
-    with far_pair(tmp_path, "faketime", "-f", offset, host="127.0.0.1") as pair:
+    for name in ("primary", "secondary"):
+        (tmp_path / name).mkdir()
+    with (
+        disk_server(tmp_path / "primary") as primary,
+        disk_server(tmp_path / "secondary", within=("faketime", "-f", offset)) as secondary,
+    ):
+        prepare(primary.client)
+        ok(primary.client, "primary/enable")
+        join(primary.client, secondary, "osaka")
+        pair = Pair(primary, secondary)
         names = write_many(pair.primary, "skew", 50)
         until(pair.caught_up)
         assert all_there(pair, names)
@@ -224,17 +152,25 @@ listen cluster
         until(lambda: status(s.client)["connection_state"] != "ready", seconds=20)
 
 
-def test_a_secondary_that_was_away_for_many_writes_catches_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [1_000_000, 2000], ids=["in the log", "beyond the log"])
+def test_a_secondary_that_was_away_for_200_000_writes_catches_up(tmp_path: Path, kept: int) -> None:
     """From the log where it reaches back, by a comparison where it does not."""
-    short = "replication {\n  logshipper_buffer_length = 2000\n}\n"
-    (tmp_path / "p").mkdir()
-    (tmp_path / "s").mkdir()
-    with disk_server(tmp_path / "p", short) as p, disk_server(tmp_path / "s") as s:
-        prepare(p.client)
-        p.client.request("POST", "sys/replication/performance/primary/enable")
-        join(p.client, s, "osaka")
-        log_in(p.client)
-        s.stop()
-        write_many(p.client, "away", 20_000)
-        restart(s, tmp_path / "s")
-        until(Pair(p, s).caught_up, s, seconds=120)
+    more = f"replication {{\n  logshipper_buffer_length = {kept}\n}}\n"
+    with replicating_pair(tmp_path, more) as pair:
+        pair.secondary_server.stop()
+        uvloop.run(write_at_once(pair.primary, 200_000))
+        restart(pair.secondary_server, tmp_path / "secondary")
+        states = set()
+
+        def caught_up() -> bool:
+            states.add(status(pair.secondary)["state"])
+            return pair.caught_up()
+
+        until(caught_up, pair.secondary_server, seconds=120)
+        log_in(pair.secondary)
+        listed = pair.secondary.request("LIST", "kv1/away").body["data"]["keys"]
+        assert len(listed) == 200_000
+        for number in range(0, 200_000, 101):
+            answer = pair.secondary.request("GET", f"kv1/away/{number}")
+            assert answer.body["data"] == {"n": number}
+        assert ("merkle-diff" in states) is (kept == 2000)

@@ -220,6 +220,8 @@ class World:
         if self._is_filtered(cluster):
             cluster.exact_from = LACKING
             return
+        if cluster.role.withheld:  # it has not heard yet that it is filtered no more
+            return
         if session is None or not session.following or cluster.role.mode != SECONDARY:
             return
         if session.divergences:
@@ -421,6 +423,8 @@ class World:
             }
             if cluster.disk.entries != passed:
                 raise Violation(f"CONVERGES: {cluster} is not what {primary} lets it be")
+            if set(cluster.role.withheld) != (member.withheld or set()):
+                raise Violation(f"CONVERGES: {cluster} is wrong about what it lacks")
         for cluster in self.clusters:
             self.oracle.check_quarantine(cluster)
         self.oracle.check_nothing_lost(winner, self.clusters)

@@ -131,13 +131,15 @@ def until(
         time.sleep(0.01)
 
 
-def start(arguments: list[str], directory: Path, port: int, token: str = "") -> Undercroft:
-    """Start `undercroft server …` without waiting for it."""
+def start(
+    arguments: list[str], directory: Path, port: int, token: str = "", within: tuple[str, ...] = ()
+) -> Undercroft:
+    """Start `undercroft server …` without waiting for it; `within`: words before that command."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("VAULT_", "BAO_"))}
     log = directory / "server.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "undercroft", "server", *arguments],
+            [*within, sys.executable, "-m", "undercroft", "server", *arguments],
             stdout=out,
             stderr=out,
             env=environment,
@@ -181,11 +183,13 @@ listener "tcp" {{
 
 
 @contextlib.contextmanager
-def disk_server(directory: Path, more: str = "", *, shares: int = 1) -> Iterator[Undercroft]:
+def disk_server(
+    directory: Path, more: str = "", *, shares: int = 1, within: tuple[str, ...] = ()
+) -> Iterator[Undercroft]:
     """A server on disk, initialised and unsealed."""
     port = free_port()
     config = write_config(directory, port, more)
-    server = start([f"-config={config}"], directory, port)
+    server = start([f"-config={config}"], directory, port, within=within)
     try:
         initialize(server, shares)
         yield server
