@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.replication.pair import Pair, replicating_pair
+from tests.replication.pair import Pair, replicating_pair, status
 from tests.support.undercroft import until
 
 
@@ -85,3 +85,13 @@ def test_conv_39_without_its_primary_a_secondary_reads_and_refuses_shared_writes
         assert pair.secondary.request("POST", "cubbyhole/mine", {"v": 1}).status == 204
         assert pair.secondary.request("POST", "auth/token/create", {}).status == 200
     until(lambda: pair.caught_up(), seconds=20)
+
+
+def test_a_primary_that_falls_silent_is_given_up_and_tried_anew(pair: Pair) -> None:
+    """Nothing hangs up, nothing answers: what a broken network looks like."""
+    two = pair.secondary
+    with pair.secondary_cut_off():
+        until(lambda: status(two)["connection_state"] != "ready", seconds=20)
+        assert status(two)["state"] == "idle"
+        assert status(two)["state_reason"]
+    until(lambda: status(two)["connection_state"] == "ready", pair.secondary_server)

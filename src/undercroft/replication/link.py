@@ -6,6 +6,7 @@ from typing import Protocol, cast
 
 _TICK_SECONDS = 0.1
 _UNSENT_BYTES = 4 << 20  # from then on nothing more is worked on
+_LINGER_SECONDS = 3.0  # for the last words to go; nobody may be there to take them
 _STUCK_SECONDS = 10.0  # with as much unsent, and not a byte of it taken
 
 
@@ -39,6 +40,7 @@ class SessionLink(asyncio.Protocol):
         self._writable = True
         self._working = False
         self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self.session: Session | None = None
         self.transport: asyncio.Transport | None = None
 
@@ -65,8 +67,9 @@ class SessionLink(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._linger):
+            if timer is not None:
+                timer.cancel()
         self._on_end(self)
 
     def is_stuck(self, transport: asyncio.Transport) -> bool:
@@ -74,8 +77,10 @@ class SessionLink(asyncio.Protocol):
         return False
 
     def hang_up(self, transport: asyncio.Transport) -> None:
-        """Once what was said has gone."""
-        transport.close()
+        """Once what was said has gone, or cannot go."""
+        if not transport.is_closing():
+            transport.close()
+            self._linger = self._loop.call_later(_LINGER_SECONDS, transport.abort)
 
     def send(self, out: bytes) -> None:
         if self.transport is not None:
