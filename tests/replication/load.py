@@ -8,11 +8,14 @@ from tests.support.undercroft import Client
 
 
 class Load:
-    """Writes at one cluster all the time; remembers what was acknowledged."""
+    """Writes at one cluster all the time, with pauses of so many seconds; remembers what was
+    acknowledged. The value is the name.
+    """
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, prefix: str, pause: float = 0) -> None:
         self._client = client
         self._prefix = prefix
+        self._pause = pause
         self.acknowledged: list[str] = []
         self.refused: list[str] = []  # what the answers said
         self._stop = threading.Event()
@@ -21,7 +24,7 @@ class Load:
 
     def _run(self) -> None:
         number = 0
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause):
             number += 1
             name = f"{self._prefix}{number}"
             with contextlib.suppress(OSError, http.client.HTTPException):

@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import random
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.network
 
 ROUND_TRIP_MS = 150
 LOSS = 0.02  # each way
+PAUSE = 0.005  # of a writer, in seconds: each request takes a port
 
 
 @dataclass
@@ -68,8 +71,14 @@ class Clusters:
         )
 
 
-def lacks(client: Client, names: list[str]) -> list[str]:
-    return [name for name in names if read(client, name) != name]
+def lacks(client: Client, names: list[str]) -> set[str]:
+    """Which of these secrets are not there; of some the values are looked at."""
+    listed = client.request("LIST", "secret/metadata")
+    there = set(listed.body["data"]["keys"]) if listed.status == 200 else set()
+    for name in random.sample(sorted(there & set(names)), min(300, len(there & set(names)))):
+        if read(client, name) != name:
+            there.discard(name)
+    return set(names) - there
 
 
 @contextlib.contextmanager
@@ -114,6 +123,28 @@ def clusters(tmp_path: Path) -> Iterator[Clusters]:
         yield Clusters(between, near, far)
 
 
+def test_the_wire_is_as_slow_and_as_broken_as_it_is_told_to_be(clusters: Clusters) -> None:
+    """What the other tests stand on."""
+    far = clusters.far_server.client
+
+    def answers_within(seconds: float) -> bool:
+        with (
+            contextlib.suppress(TimeoutError),
+            socket.create_connection((THERE, far.port), timeout=seconds),
+        ):
+            return True
+        return False
+
+    assert answers_within(0.2)
+    clusters.wire.set(150)
+    assert not answers_within(0.25)
+    assert answers_within(2)
+    clusters.wire.cut()
+    assert not answers_within(2)
+    clusters.wire.set()
+    assert answers_within(0.2)
+
+
 def test_everything_works_over_a_slow_and_lossy_wire(clusters: Clusters) -> None:
     near, far = clusters.near, clusters.far
     for number in range(200):
@@ -123,7 +154,7 @@ def test_everything_works_over_a_slow_and_lossy_wire(clusters: Clusters) -> None
     clusters.settle()
     log_in(near)
     with contextlib.ExitStack() as loads:
-        here, there = Load(near, "here"), Load(far, "there")
+        here, there = Load(near, "here", PAUSE), Load(far, "there", PAUSE)
         loads.callback(here.stop)
         loads.callback(there.stop)
         for number in range(20):  # who writes reads its own write, though the way is long
@@ -132,7 +163,7 @@ def test_everything_works_over_a_slow_and_lossy_wire(clusters: Clusters) -> None
         time.sleep(20)
     clusters.settle()
     assert here.refused == there.refused == []
-    assert len(here.acknowledged) > 1000
+    assert len(here.acknowledged) > 500
     assert len(there.acknowledged) > 50
     for name in ("before", "here", "there"):
         written = {
@@ -140,7 +171,7 @@ def test_everything_works_over_a_slow_and_lossy_wire(clusters: Clusters) -> None
             "here": here.acknowledged,
             "there": there.acknowledged,
         }[name]
-        assert lacks(far, written) == lacks(near, written) == []
+        assert lacks(far, written) == lacks(near, written) == set()
     assert status(far)["divergences"] == 0
 
 
@@ -149,7 +180,7 @@ def test_a_minute_without_the_wire_under_load_loses_nothing(clusters: Clusters) 
     clusters.spoil()
     clusters.joined()
     log_in(near)
-    here, there = Load(near, "here"), Load(far, "there")
+    here, there = Load(near, "here", PAUSE), Load(far, "there", PAUSE)
     try:
         until(lambda: len(here.acknowledged) > 100 and len(there.acknowledged) > 10)
         clusters.wire.cut()
@@ -162,7 +193,7 @@ def test_a_minute_without_the_wire_under_load_loses_nothing(clusters: Clusters) 
         until(lambda: len(there.refused) > 3)
         assert all(text.startswith("503") and "primary" in text for text in there.refused)
         time.sleep(max(0, 60 - (time.monotonic() - since)))
-        assert len(here.acknowledged) > before + 1000
+        assert len(here.acknowledged) > before + 500
         assert read(far, here.acknowledged[0]) == here.acknowledged[0]
         clusters.spoil()
         until(lambda: status(far)["connection_state"] == "ready", clusters.far_server, 60)
@@ -171,7 +202,7 @@ def test_a_minute_without_the_wire_under_load_loses_nothing(clusters: Clusters) 
     finally:
         acknowledged = here.stop() + there.stop()
     clusters.settle(120)
-    assert lacks(near, acknowledged) == lacks(far, acknowledged) == []
+    assert lacks(near, acknowledged) == lacks(far, acknowledged) == set()
     assert status(far)["divergences"] == 0
     assert status(near)["fenced"] is False
 
@@ -180,7 +211,7 @@ def test_a_first_copy_that_was_cut_goes_on_where_it_was(clusters: Clusters) -> N
     near, far = clusters.near, clusters.far
     for number in range(200):
         write(near, f"n{number}", f"n{number}-" + "x" * 30_000)
-    clusters.wire.set(20)
+    clusters.wire.set(30, 0.01)  # some 300 kB/s
 
     def copied() -> int:
         progress = status(far).get("merkle_sync_progress") or {"sync_progress": 0}
@@ -191,7 +222,7 @@ def test_a_first_copy_that_was_cut_goes_on_where_it_was(clusters: Clusters) -> N
     clusters.wire.cut()
     until(lambda: status(near)["secondaries"][0]["connection_status"] != "connected", None, 40)
     had = copied()
-    clusters.wire.set(20)
+    clusters.wire.set()
     until(lambda: status(far).get("state") == "stream-wals", clusters.far_server, 60)
     log_in(far)
     clusters.settle()
@@ -207,26 +238,25 @@ def test_a_wire_that_carries_one_way_only_is_as_good_as_none(
     near, far = clusters.near, clusters.far
     clusters.joined()
     log_in(near)
-    load = Load(near, "here")
+    load = Load(near, "here", PAUSE)
     try:
         clusters.wire.set(1, *lost)
         until(clusters.noticed, seconds=40)
-        assert "unreachable" in errors(
-            far.request("POST", "secret/data/far", {"data": {"value": 1}})
-        )
+        refused = errors(far.request("POST", "secret/data/far", {"data": {"value": 1}}))
+        assert "the primary cannot be reached" in refused
         clusters.wire.set(1)
         until(lambda: status(far)["connection_state"] == "ready", clusters.far_server, 60)
     finally:
         load.stop()
     clusters.settle()
-    assert lacks(far, load.acknowledged) == []
+    assert lacks(far, load.acknowledged) == set()
 
 
 def test_a_wire_that_comes_and_goes_is_used_while_it_is_there(clusters: Clusters) -> None:
     near, far = clusters.near, clusters.far
     clusters.joined()
     log_in(near)
-    here, there = Load(near, "here"), Load(far, "there")
+    here, there = Load(near, "here", PAUSE), Load(far, "there", PAUSE)
     try:
         for _ in range(10):
             clusters.wire.cut()
@@ -237,7 +267,7 @@ def test_a_wire_that_comes_and_goes_is_used_while_it_is_there(clusters: Clusters
         acknowledged = here.stop() + there.stop()
     clusters.settle(60)
     assert len(there.acknowledged) > 10
-    assert lacks(near, acknowledged) == lacks(far, acknowledged) == []
+    assert lacks(near, acknowledged) == lacks(far, acknowledged) == set()
     assert status(far)["divergences"] == 0
 
 
@@ -249,14 +279,14 @@ def test_who_is_promoted_behind_a_cut_wins_and_nothing_is_lost_in_silence(
     clusters.spoil()
     clusters.joined()
     log_in(near)
-    here = Load(near, "here")
+    here = Load(near, "here", PAUSE)
     try:
         until(lambda: len(here.acknowledged) > 200)
         clusters.wire.cut()
         until(clusters.noticed, seconds=30)
         promoted = ok(far, "secondary/promote")
         assert promoted["warnings"]
-        there = Load(far, "there")
+        there = Load(far, "there", PAUSE)
         try:
             until(lambda: len(there.acknowledged) > 200)
             clusters.spoil()
@@ -277,5 +307,5 @@ def test_who_is_promoted_behind_a_cut_wins_and_nothing_is_lost_in_silence(
     listed = near.request("GET", "sys/replication/quarantine")
     aside = {entry["path"] for entry in listed.body["data"]["key_info"].values()}
     assert [name for name in missing if not any(path.endswith(name) for path in aside)] == []
-    assert lacks(near, there.acknowledged) == lacks(far, there.acknowledged) == []
+    assert lacks(near, there.acknowledged) == lacks(far, there.acknowledged) == set()
     assert lacks(near, here.acknowledged) == missing
