@@ -90,6 +90,13 @@ TABLE: Final = (
         "vault.core.replication.performance.primary", Kind.GAUGE, "1 on a primary of a set, else 0"
     ),
     Metric("vault.core.replication.performance.secondary", Kind.GAUGE, "1 on a secondary, else 0"),
+    Metric(
+        "vault.core.replication.reindex_stage",
+        Kind.GAUGE,
+        "0 none, 1 scanning, 2 building, 4 commit; 3, the replay of a log, there is none",
+    ),
+    Metric("vault.core.replication.build_progress", Kind.GAUGE, "Entries a reindex has looked at"),
+    Metric("vault.core.replication.build_total", Kind.GAUGE, "Entries it has to look at"),
     Metric("vault.replication.wal.last_wal", Kind.GAUGE, "Last log record, of any kind"),
     Metric("vault.replication.wal.last_performance_wal", Kind.GAUGE, "Place of the shared log"),
     Metric(

@@ -249,25 +249,29 @@ class Following:
 
     async def _scrub(self) -> float:
         """One pass, and what comes of it. Answers for how many seconds it was at work."""
-        busy, more = 0.0, True
-        scrub = Scrub(self._node.state)
-        while more:
-            began = time.monotonic()
-            more = scrub.step()
-            took = time.monotonic() - began
-            busy += took
-            await asyncio.sleep(took * _SCRUB_SHARE if more else 0)
-        if scrub.suspects and not scrub.aborted:
-            log.error(
-                "entries on this disk are not what was written: they are had from the primary anew",
-                unreadable=sum(len(of.damaged) for of in scrub.suspects.values()),
-                buckets_off=len(scrub.corrections),
-                hint="look at the disk",
-            )
+        busy, more, heals = 0.0, True, False
+        async with self._node.state.correcting:
+            scrub = Scrub(self._node.state)
+            while more:
+                began = time.monotonic()
+                more = scrub.step()
+                took = time.monotonic() - began
+                busy += took
+                await asyncio.sleep(took * _SCRUB_SHARE if more else 0)
+            if scrub.suspects and not scrub.aborted:
+                log.error(
+                    "entries on this disk are not what was written: they are had from the primary "
+                    "anew",
+                    unreadable=sum(len(of.damaged) for of in scrub.suspects.values()),
+                    buckets_off=len(scrub.corrections),
+                    hint="look at the disk",
+                )
+                heals = await self._correct(scrub)
+        if heals:
             await self._heal(scrub)
         return busy
 
-    async def _heal(self, scrub: Scrub) -> None:
+    async def _correct(self, scrub: Scrub) -> bool:
         """Digests first: what they say is to be what is there, when the states are compared."""
         done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         change = changes.CorrectDigests(scrub.corrections)
@@ -275,8 +279,11 @@ class Following:
         result = await done
         if result.failure:
             log.warn("the digests could not be set right", reason=result.failure)
-            return
+            return False
         self._node.state.advance()
+        return True
+
+    async def _heal(self, scrub: Scrub) -> None:
         session = self.session
         while session is not None and session.following and not session.renew(scrub.suspects):
             await asyncio.sleep(0.1)  # a comparison is under way

@@ -6,6 +6,7 @@ tells is as of `position`, which moves only in `advance`; while records come in 
 behind until it is asked for something.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -54,6 +55,7 @@ class StoreState:
         self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
         self.scrub: Scrub | None = None  # the pass that is under way
+        self.correcting = asyncio.Lock()  # who looks for what the digests are off by holds it
         self.advanced: Callable[[], None] = _nothing
         self._load()
 

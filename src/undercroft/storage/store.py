@@ -25,7 +25,7 @@ from undercroft.errors import Corrupt, StorageFailed, Unavailable, UndercroftErr
 from undercroft.storage import environment, log
 from undercroft.storage.batch import Batch, Checkpoint
 from undercroft.storage.digest import Delta, DigestTree
-from undercroft.storage.keys import OWN
+from undercroft.storage.keys import HEAD_BYTES, OWN
 from undercroft.storage.log import Extent, Foreign, Retention, Trimmed
 from undercroft.storage.record import parse_head, tag_of
 from undercroft.storage.view import Decoded, Snapshot
@@ -151,10 +151,14 @@ class Store:
     def _rebuilt(self, txn: "Txn") -> DigestTree:
         """Recomputed; whatever is stored is to be replaced by the next checkpoint."""
         tree = self.recompute(txn)
-        for name, _ in self._stored_nodes(txn):
-            if len(name) == len(OWN) + 17:
-                tree.touch(name)
+        self._touch_stored(txn, tree)
         return tree
+
+    def _touch_stored(self, txn: "Txn", tree: DigestTree) -> None:
+        """Even where the tree has nothing: what is stored there goes."""
+        for name, _ in self._stored_nodes(txn):
+            if len(name) == HEAD_BYTES + 1:
+                tree.touch(name)
 
     def recompute(self, txn: "Txn") -> DigestTree:
         """The digest tree from the entries themselves. Raises Corrupt for one without a name."""
@@ -166,10 +170,10 @@ class Store:
         )
         return tree
 
-    def reindex(self) -> None:
-        """Make the tree anew from the entries; the next commit stores it. Raises Corrupt."""
-        with self.env.begin() as txn:
-            self.digests = self._rebuilt(txn)
+    def renew_digests(self, txn: "Txn") -> None:
+        """What is stored of the tree is damaged: the commit under way stores all of it again."""
+        self.digests.touch_all()
+        self._touch_stored(txn, self.digests)
         self.checkpoint = Checkpoint.overdue()
 
     def used_bytes(self) -> int:

@@ -214,7 +214,7 @@ ROUTES: Final = (
             f"replication/{family}reindex",
             writes(
                 status.reindex,
-                prepare=status.prepare_merkle_check,
+                prepare=status.prepare_reindex,
                 summary="Makes the digest tree anew if it is not what the entries say.",
             ),
             fields=(
