@@ -174,6 +174,7 @@ class Replicator:
         if self._state is None:
             return Reply("unreachable", reason="the node is sealed")
         self._reindexing = Reindexing(self)
+        self._report()  # now: who polls status after the answer must not think it is over
         return Reply("ready")
 
     def on_ask_primary(self, frame: AskPrimary) -> None:

@@ -23,7 +23,7 @@ from undercroft.replication.serving import Node
 from undercroft.replication.status import BUILDING, COMMITTING, SCANNING, Reindex
 from undercroft.storage.digest import DigestTree
 from undercroft.storage.environment import read_failure
-from undercroft.storage.keys import LOCAL, OWN, SHARED
+from undercroft.storage.keys import OWN
 from undercroft.storage.record import open_record, parse_head, tag_of
 from undercroft.storage.store import Store
 from undercroft.storage.view import Snapshot
@@ -67,9 +67,8 @@ def corrections(believed: DigestTree, found: DigestTree) -> list[Correction]:
     """A key of each bucket that is off, and what by. May take a second: not for an event loop."""
     if believed.same_as(found):
         return []
-    heads = believed.heads(SHARED + LOCAL).keys() | found.heads(SHARED + LOCAL).keys()
     corrected: list[Correction] = []
-    for head in sorted(heads):
+    for head in sorted(believed.known_heads() | found.known_heads()):
         corrected += off_by(head, partial(found.buckets, head), partial(believed.buckets, head))
     return corrected
 

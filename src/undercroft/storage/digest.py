@@ -213,6 +213,10 @@ class DigestTree:
         found = self._mounts.get(head)
         return found.buckets(node) if found else _EMPTY_NODE
 
+    def known_heads(self) -> set[bytes]:
+        """Of every mount that may hold anything, even where the digests of its buckets cancel."""
+        return set(self._mounts)
+
     def same_as(self, other: "DigestTree") -> bool:
         """Bucket by bucket."""
         none = MountDigest()

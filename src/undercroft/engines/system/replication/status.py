@@ -5,6 +5,8 @@ last, with the positions of the request's own snapshot.
 """
 
 import base64
+import threading
+import time
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +30,8 @@ from undercroft.request.model import Response
 from undercroft.storage.verify import Report, examine
 
 _NEVER_CHECKED: Final = "-62135596800"
+_BREATH_SECONDS: Final = 0.001  # between two slices of a check
+_checking: Final = threading.Lock()
 _REINDEXING: Final = (
     "Reindexing runs in the background while reads and writes go on; status tells how far it is, "
     "and last_reindex_epoch when it is over. A restart of the server ends it: call it again then."
@@ -235,10 +239,16 @@ def reindex(call: Call) -> Response:
 
 
 def prepare_merkle_check(call: Call) -> dict[str, Any]:
+    """One at a time in a worker: others need its threads, too, and its memory."""
     store, report = call.services.store, Report()
     assert store is not None, "a node has a store"
-    for _ in examine(store, report):
-        pass
+    if not _checking.acquire(blocking=False):
+        raise Unavailable("a check is under way already; nothing was begun")
+    try:
+        for _ in examine(store, report):
+            time.sleep(_BREATH_SECONDS)  # the requests of this worker first
+    finally:
+        _checking.release()
     sound = not report.found
     root = base64.b64encode(call.services.replication.root).decode()
     tree = {
