@@ -506,6 +506,9 @@ class Cluster:
     def cluster_addr(self) -> str:
         return self.name
 
+    def local_mounts(self) -> tuple[str, ...]:
+        return ()
+
     def claim(self) -> bytes:
         return b""
 

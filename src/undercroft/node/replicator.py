@@ -230,6 +230,8 @@ class Replicator:
             try:
                 with self.store.snapshot() as view:
                     role, own = read_role(view), authority.read_authority(view)
+                    hidden = len(self.services.mounts.shadowed(view))
+                self.services.metrics.set("undercroft.replication.shadowed_mounts", to=hidden)
                 before, self.role = self.role, role
                 await self._refresh_serving(role, own)
                 if self._copied:

@@ -118,6 +118,11 @@ TABLE: Final = (
     Metric(
         "undercroft.replication.divergences", Kind.GAUGE, "States that differed and were healed"
     ),
+    Metric(
+        "undercroft.replication.shadowed_mounts",
+        Kind.GAUGE,
+        "Shared mounts that a local one of the same path hides",
+    ),
     Metric("undercroft.replication.bytes_sent", Kind.GAUGE, "To the connected secondaries"),
     Metric("undercroft.replication.bytes_received", Kind.GAUGE, "From the primary, this session"),
     Metric("undercroft.process.restarts", Kind.COUNTER, "Child processes started again"),

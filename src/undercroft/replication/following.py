@@ -21,6 +21,7 @@ from undercroft.errors import Unavailable, UndercroftError
 from undercroft.node.frames import Answer, AskPrimary, Done, PrimaryAnswered, failure_of
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority, changes
+from undercroft.replication.clashes import local_paths
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
@@ -391,6 +392,16 @@ class Following:
 
     def api_addr(self) -> str:
         return self._node.services.state.api_addr
+
+    def local_mounts(self) -> tuple[str, ...]:
+        if self.copy is not None:
+            return ()  # they go with the switch
+        node = self._node
+        try:
+            with node.store.snapshot() as view:
+                return local_paths(node.services.mounts.table(view))
+        except UndercroftError:  # whoever needs them says so; a heartbeat goes on
+            return ()
 
     def is_partial(self) -> bool:
         return self.copy is not None

@@ -23,6 +23,7 @@ from undercroft.observe.logs import get_logger
 from undercroft.replication import activation, authority, changes, filters, moves
 from undercroft.replication.activation import Secondary
 from undercroft.replication.authority import Authority, Distrusted
+from undercroft.replication.clashes import believed
 from undercroft.replication.filters import Selection
 from undercroft.replication.link import ServingLink, SessionLink
 from undercroft.replication.protocol import frames
@@ -451,6 +452,7 @@ def _peer(session: PrimarySession | Any, *, connected: bool) -> PeerStatus:
         state=beat.state if beat else "",
         bytes=session.bytes_sent,
         records=session.records_sent,
+        local_mounts=believed(beat.local_mounts) if beat else (),
     )
 
 

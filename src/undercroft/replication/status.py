@@ -46,6 +46,7 @@ class PeerStatus(msgspec.Struct, frozen=True, array_like=True):
     state: str = ""
     bytes: int = 0
     records: int = 0
+    local_mounts: tuple[str, ...] = ()  # of a secondary; status does not show them
 
 
 class ReplicationStatus(msgspec.Struct, frozen=True, array_like=True):

@@ -37,6 +37,10 @@ class Host(Protocol):
     def cluster_id(self) -> str: ...
     def cluster_addr(self) -> str: ...
     def api_addr(self) -> str: ...
+    def local_mounts(self) -> tuple[str, ...]:
+        """Where this cluster has mounts of its own."""
+        ...
+
     def is_partial(self) -> bool:
         """Whether the copy is not complete yet: no history of its own counts."""
         ...
@@ -494,6 +498,7 @@ class SecondarySession:
                 api_addr=self._host.api_addr(),
                 cluster_addr=self._host.cluster_addr(),
                 rank=self._lineage().rank,
+                local_mounts=self._host.local_mounts(),
             )
         )
 
