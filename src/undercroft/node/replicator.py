@@ -114,6 +114,7 @@ class Replicator:
             if self._state is None:
                 self._state = LiveSink(self.store, self.link, self._sink_failed)
                 self._state.advanced = self._look
+                self._state.log_read = self._log_read
             self._generation = -1
             self.on_committed()  # a writer that died may have told nobody of its last commit
             return
@@ -362,6 +363,9 @@ class Replicator:
             self._measure(self.services.replication)
             self.link.tell(Report(self.services.replication))
 
+    def _log_read(self, seconds: float) -> None:
+        self.services.metrics.observe("vault.wal.loadWAL", seconds * 1000)
+
     def _measure(self, status: ReplicationStatus) -> None:
         gauge, last = self.services.metrics.set, status.position.seq
         primary, secondary = status.mode == PRIMARY, status.mode == SECONDARY
@@ -372,6 +376,7 @@ class Replicator:
         gauge("vault.replication.wal.last_wal", to=self.state.number)
         gauge("vault.replication.wal.last_performance_wal", to=last if primary else 0)
         gauge("vault.replication.fsm.last_remote_wal", to=last if secondary else 0)
+        gauge("vault.replication.merkle.commit_index", to=status.root_seq)
         reindex = status.reindex
         stage = REINDEX_STAGES.index(reindex.stage if reindex else "")
         gauge("vault.core.replication.reindex_stage", to=stage)

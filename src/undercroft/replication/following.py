@@ -160,7 +160,13 @@ class Following:
         self.session = SecondarySession(self._sink, self, self._node.clock, submit=submit)
         return self.session
 
+    def _measure(self, session: SecondarySession) -> None:
+        for took_ms in session.compared_ms:
+            self._node.services.metrics.observe("vault.replication.merkleSync", took_ms)
+        session.compared_ms.clear()
+
     def _ended(self, session: SecondarySession) -> None:
+        self._measure(session)
         self._pending_key = None  # an answer that has not come now never comes: ask again
         refused = session.refused
         self._stopped = bool(session.idle_reason) or isinstance(refused, frames.Refuse)
@@ -303,7 +309,12 @@ class Following:
             self._node.link.tell(PrimaryAnswered(Answer(asked.id, error=failure)))
             return
 
+        began = time.perf_counter()
+
         def done(reply: frames.Forwarded | None) -> None:
+            self._node.services.metrics.observe(
+                "vault.replication.rpc.client.forward", (time.perf_counter() - began) * 1000
+            )
             if reply is None:
                 failure = failure_of(
                     Unavailable(
@@ -468,6 +479,8 @@ class Following:
         session = self.session
         if session is not None and session.following and self._node.role.submits:
             self._node.link.commit(changes.Submitted(), _ignore)
+        if session is not None:
+            self._measure(session)
         if session is not None and session.divergences:
             self.divergences += session.divergences
             session.divergences = 0

@@ -112,6 +112,7 @@ class SecondarySession:
         self.clock_skew_ms = 0
         self.bytes_received = 0
         self.records_received = 0
+        self.compared_ms: list[int] = []  # what comparisons took, for whoever takes it from here
         self.last_heard_ms = clock.steady_ms()
         self._host = host
         self._clock = clock
@@ -119,6 +120,7 @@ class SecondarySession:
         self._out: list[bytes] = []
         self._consumed = 0
         self._comparison: Comparison | None = None
+        self._comparing_ms = 0  # steady clock: since when
         self._again = False  # what is being compared has changed: once more, then
         self._withheld: tuple[bytes, ...] | None = None  # as the sink was told last
         self._lacks: tuple[bytes, ...] | None = None  # what it is told once a comparison is over
@@ -400,6 +402,7 @@ class SecondarySession:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
             self.unsettled = True
             self.sink.begin_comparison()
+        self._comparing_ms = self._clock.steady_ms()
         self._again = False
         partial = self._host.is_partial()
         self._comparison = Comparison(
@@ -424,6 +427,7 @@ class SecondarySession:
         """
         assert self._comparison is not None
         held, self._comparison = self._comparison.held, None
+        self.compared_ms.append(self._clock.steady_ms() - self._comparing_ms)
         self._trusted_from = max(self._trusted_from, upto.seq)
         if self._again:
             self._compare(jump_to)
