@@ -22,6 +22,7 @@ from undercroft.node.frames import Answer, AskPrimary, Done, PrimaryAnswered, fa
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority, changes
 from undercroft.replication.clashes import local_paths
+from undercroft.replication.headway import HINT, Headway
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
@@ -38,8 +39,6 @@ log = get_logger("replication")
 
 CONNECT_SECONDS: Final = 10.0
 HOLD_SECONDS: Final = 15.0  # longer than a promotion may take after the primary's grant
-_RETRY_FIRST_SECONDS: Final = 0.1
-_RETRY_MAX_SECONDS: Final = 3.0
 _STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
 _SCRUB_SECONDS: Final = 3.0  # from the end of one look at the disk to the next, at least
 _SCRUB_SHARE: Final = 19.0  # seconds of rest for each of work
@@ -99,6 +98,7 @@ class Following:
         self._link: SessionLink | None = None
         self._stopping = False
         self._stopped = False  # an operator has to look
+        self._headway = Headway()
         self._pending_key: bytes | None = None
         self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
         self._learned: tuple[tuple[str, ...], str] | None = None
@@ -110,7 +110,6 @@ class Following:
     # life
 
     async def _run(self) -> None:
-        delay = _RETRY_FIRST_SECONDS
         while not self._stopping:
             connected = False
             held = self._held_until - time.monotonic()
@@ -122,8 +121,9 @@ class Following:
                     break
             if self._stopping or self.copy_complete:
                 return
-            delay = _RETRY_FIRST_SECONDS if connected else min(delay * 2, _RETRY_MAX_SECONDS)
-            pause = _STOPPED_RETRY_SECONDS if self._stopped else delay
+            pause = self._headway.pause_seconds(connected=connected)
+            if self._stopped:
+                pause = _STOPPED_RETRY_SECONDS
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
 
     async def _session_with(self, address: str) -> bool:
@@ -177,8 +177,33 @@ class Following:
             reason = session.ended
             if session.welcome is None and refused is None:
                 reason = _HUNG_UP  # to whom it does not know, it says nothing
+            if session.failing:
+                self._failed_again(reason)
+                return
             self._note(TRANSIENT_FAILURE, reason)
             log.warn("lost the primary", reason=reason)
+
+    def _failed_again(self, reason: str) -> None:
+        """Told twice: when it happens, and when it happens again and again."""
+        headway, seq = self._headway, self._sink.position().seq
+        headway.failed(seq)
+        if headway.failures == 1:
+            log.warn("lost the primary", reason=reason)
+        if headway.is_to_be_told:
+            log.error(
+                "replication makes no headway: what follows in the primary's log cannot be applied",
+                reason=reason,
+                applied=seq,
+                hint=HINT,
+            )
+        if headway.stands_still:
+            reason = f"no headway since place {seq} of the log: {reason}; {HINT}"
+        self._note(TRANSIENT_FAILURE, reason)
+
+    def _makes_headway(self) -> None:
+        self._headway.reset()
+        log.info("replication makes headway again", applied=self._sink.position().seq)
+        self._note(self.connection, "")
 
     def _note(self, connection: str, reason: str) -> None:
         if connection != self.connection:
@@ -211,6 +236,8 @@ class Following:
     def committed(self) -> None:
         """The log here has grown."""
         at = self._sink.position()
+        if self._headway.reached(at.seq):
+            self._makes_headway()
         for position, arrived in self._arrivals:
             if position <= at and not arrived.done():
                 arrived.set_result(None)
@@ -220,6 +247,7 @@ class Following:
     def recheck(self) -> None:
         """What `recover` asks for: try again now, compare states, look at the disk."""
         self._stopped = False
+        self._headway.reset()
         self._scrub_now.set()
         if self.session is not None and self.session.following:
             self.session.compare_now()
@@ -418,9 +446,11 @@ class Following:
         return self.copy is not None
 
     def welcomed(self) -> None:
-        self._note(READY, "")
+        failing = self._headway.failures
+        self._note(READY, self.reason if failing else "")
         self._renew()
-        log.info("connected to the primary")
+        if not failing:
+            log.info("connected to the primary")
 
     def learned(self, lineage: Lineage, addresses: tuple[str, ...], api_addr: str) -> None:
         if (
@@ -477,6 +507,8 @@ class Following:
         """Once a second."""
         self._renew()
         session = self.session
+        if self._headway.failures and session is not None and session.settled:
+            self._makes_headway()  # all there is has been applied
         if session is not None and session.following and self._node.role.submits:
             self._node.link.commit(changes.Submitted(), _ignore)
         if session is not None:

@@ -24,6 +24,8 @@ SILENT: Final = "nothing was heard of the primary"  # why a session has ended
 _OF_ANY_SESSION: Final = (frames.Announced, frames.Heartbeat, frames.Echo)
 _BEATS_KEPT: Final = 600  # heartbeats whose state is still to come
 
+_FAILURES: Final = ("failed", "protocol")  # codes of a Bye
+
 # Vault's words for the state of a secondary
 STREAM_WALS: Final = "stream-wals"
 MERKLE_DIFF: Final = "merkle-diff"
@@ -102,6 +104,7 @@ class SecondarySession:
         self.welcome: frames.Welcome | None = None
         self.refused: frames.Refuse | frames.Bye | None = None
         self.ended = ""
+        self.failing = False  # it ended by what was said in it, not by the link
         self.idle_reason = ""  # why it must not be tried again before an operator looks
         self.state = IDLE
         self.divergences = 0
@@ -150,6 +153,7 @@ class SecondarySession:
                 if self.ended:
                     return
         except ProtocolError as error:
+            self.failing = True
             self.end("protocol", str(error))
 
     def heard(self) -> None:
@@ -192,6 +196,12 @@ class SecondarySession:
     def following(self) -> bool:
         return self._streaming and not self.ended
 
+    @property
+    def settled(self) -> bool:
+        """Whether it follows, and all that we have heard of has been applied."""
+        at = self.sink.position().seq
+        return self.following and self._comparison is None and at >= self.primary_position.seq
+
     def forward(self, call: bytes, done: Callable[[frames.Forwarded | None], None]) -> None:
         """Have a vouched call run at the primary; None: the outcome is unknown."""
         self._forward_number += 1
@@ -211,6 +221,7 @@ class SecondarySession:
 
     def failed(self, text: str) -> None:
         """The sink could not apply what it was given: begin anew from what is durable."""
+        self.failing = not self.ended or self.failing
         self.end("failed", text)
 
     def compare_now(self) -> None:
@@ -257,6 +268,7 @@ class SecondarySession:
     def _handle(self, frame: Frame, size: int) -> None:
         if isinstance(frame, frames.Refuse | frames.Bye):
             self.refused = frame
+            self.failing = frame.code in _FAILURES
             self._over(frame.text or frame.code)
         elif self.welcome is None:
             if not isinstance(frame, frames.Welcome):
