@@ -365,3 +365,21 @@ def test_disaster_recovery_is_not_supported_yet_and_says_so(disabled: Client) ->
             assert "not supported yet" in errors(answer)
     shown = disabled.request("GET", "sys/replication/dr/status", token="")
     assert shown.body["data"] == {"mode": "disabled"}
+
+
+READ_TOO = ("primary/secondary-token", "secondary/generate-operation-token/attempt")
+
+
+def test_disaster_recovery_knows_the_methods_that_it_will_have(disabled: Client) -> None:
+    """Older clients polled promote with GET: that is no method of it."""
+    for path in DR:
+        answer = disabled.request("GET", f"sys/replication/dr/{path}")
+        assert answer.status == (400 if path in READ_TOO else 405), path
+        answer = disabled.request("DELETE", f"sys/replication/dr/{path}")
+        assert answer.status == (400 if path.endswith("/attempt") else 405), path
+        answer = disabled.request("LIST", f"sys/replication/dr/{path}")
+        assert answer.status == 405, path
+    promoted = disabled.request("GET", "sys/replication/dr/secondary/promote")
+    assert "unsupported operation" in errors(promoted)
+    for method in ("POST", "PUT", "DELETE"):
+        assert disabled.request(method, "sys/replication/dr/status").status == 405
