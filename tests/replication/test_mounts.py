@@ -5,10 +5,11 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.replication.clusters import errors
+from tests.replication.clusters import errors, triple
 from tests.replication.pair import Pair, log_in, replicating_pair, replicator_of, status
 from tests.support.undercroft import Client, until
 
@@ -103,12 +104,26 @@ def test_a_secondary_that_is_gone_keeps_no_path_from_anybody(pair: Pair) -> None
     log_in(pair.secondary)
 
 
-def test_status_shows_nobody_where_others_have_local_mounts(pair: Pair) -> None:
+def test_threat_r_22_status_shows_nobody_where_others_have_local_mounts(pair: Pair) -> None:
     made = pair.secondary.request("POST", "sys/mounts/private", {"type": "kv", "local": True})
     assert made.status == 204
     until(lambda: refused(pair.primary, "sys/mounts/private", "kv"))
     for path in ("sys/replication/status", "sys/replication/performance/status"):
         assert "private" not in str(pair.primary.request("GET", path, token="").body)
+
+
+def test_threat_r_15_another_secondary_is_not_told_whose_local_mount_is_in_the_way(
+    tmp_path: Path,
+) -> None:
+    with triple(tmp_path) as (first, second, third):
+        local = {"type": "kv", "local": True}
+        assert second.client.request("POST", "sys/mounts/quiet", local).status == 204
+        until(lambda: refused(first.client, "sys/mounts/quiet", "kv"))
+        answer = third.client.request("POST", "sys/mounts/quiet/below", {"type": "kv"})
+        assert answer.status == 400
+        assert "another cluster of the set" in errors(answer)
+        assert "osaka" not in errors(answer)
+        assert "quiet/ " not in errors(answer)
 
 
 def refused(client: Client, path: str, kind: str) -> bool:

@@ -33,15 +33,21 @@ def believed(paths: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def check_secondaries(status: ReplicationStatus, path: str) -> None:
-    """Whether a shared mount may be made at `path`. Raises InvalidRequest."""
+def check_secondaries(status: ReplicationStatus, path: str, *, names: bool) -> None:
+    """Whether a shared mount may be made at `path`. Raises InvalidRequest, which names whose local
+    mount is in the way unless it goes to another secondary (R-15).
+    """
     if status.mode != PRIMARY:
         return
     for peer in status.peers:
         for taken in peer.local_mounts if peer.connected else ():
             if path.startswith(taken) or taken.startswith(path):
+                whose = f"the connected secondary '{peer.id}' has a local mount at {taken}"
+                there = "on that secondary"
+                if not names:
+                    whose = "another cluster of the set has a local mount in the way"
+                    there = "there (the primary tells where, when it is asked itself)"
                 raise InvalidRequest(
-                    f"the connected secondary '{peer.id}' has a local mount at {taken}, which "
-                    "would hide the shared one there",
-                    hint="unmount it on that secondary, choose another path, or use local=true",
+                    f"{whose}, which would hide the shared one",
+                    hint=f"unmount it {there}, choose another path, or use local=true",
                 )

@@ -38,7 +38,7 @@ def test_it_says_no_more_than_a_bounded_number() -> None:
     assert len(local_paths(Table(many))) == PATHS_MAX
 
 
-def test_the_primary_believes_no_more_than_what_may_be_paths_of_mounts() -> None:
+def test_threat_r_24_the_primary_believes_no_more_than_what_may_be_paths_of_mounts() -> None:
     said = ("", "/", "a", "a/", "b\n/", "c\x1b[2J/", "d" * 600 + "/", "é/")
     assert believed(said) == ("a/", "é/")
     assert len(believed(f"{n}/" for n in range(10_000))) == PATHS_MAX
@@ -47,18 +47,26 @@ def test_the_primary_believes_no_more_than_what_may_be_paths_of_mounts() -> None
 @pytest.mark.parametrize("path", ["a/b/", "a/", "a/b/c/"])
 def test_a_path_at_above_and_below_a_local_mount_is_refused(path: str) -> None:
     with pytest.raises(InvalidRequest, match="secondary 'osaka' has a local mount at a/b/"):
-        check_secondaries(status(peer("z/"), peer("a/b/")), path)
+        check_secondaries(status(peer("z/"), peer("a/b/")), path, names=True)
+
+
+def test_threat_r_15_who_asks_by_way_of_another_secondary_is_not_told_whose_mount_it_is() -> None:
+    with pytest.raises(InvalidRequest, match="another cluster of the set") as refused:
+        check_secondaries(status(peer("secret-project/")), "secret-project/", names=False)
+    for told in (refused.value.message, refused.value.hint):
+        assert "osaka" not in told
+        assert "secret-project" not in told
 
 
 @pytest.mark.parametrize("path", ["a/bc/", "b/", "auth/a/b/"])
 def test_a_path_beside_it_is_not(path: str) -> None:
-    check_secondaries(status(peer("a/b/")), path)
+    check_secondaries(status(peer("a/b/")), path, names=True)
 
 
 def test_what_counts_is_a_connected_secondary_of_a_primary() -> None:
-    check_secondaries(status(peer("a/", connected=False)), "a/")
-    check_secondaries(status(peer("a/"), mode="secondary"), "a/")
-    check_secondaries(status(), "a/")
+    check_secondaries(status(peer("a/", connected=False)), "a/", names=True)
+    check_secondaries(status(peer("a/"), mode="secondary"), "a/", names=True)
+    check_secondaries(status(), "a/", names=True)
 
 
 def test_a_secondary_of_an_older_release_says_nothing() -> None:

@@ -140,7 +140,7 @@ class _Family:
             external_entropy_access=call.get("external_entropy_access", False),
         )
         if not mount.local:
-            check_secondaries(call.services.replication, path)
+            _check_secondaries(call, path)
         self._check(call, engine, mount, None)
         call.services.mounts.put(call.view, mount)
         return None
@@ -196,6 +196,11 @@ class _Family:
 
 
 _BUILT_IN_ONCE: Final = ("system", "cubbyhole", "token")
+
+
+def _check_secondaries(call: Call, path: str) -> None:
+    """A call that a secondary has sent on carries no token."""
+    check_secondaries(call.services.replication, path, names=bool(call.request.token))
 
 
 def describe(mount: Mount) -> dict[str, Any]:
@@ -342,7 +347,7 @@ def _remount(call: Call) -> Response:
         raise InvalidRequest(f'cannot remount {was} mount to {wanted} mount "{target}"')
     check_new_path(table, target, auth=mount.auth)
     if not mount.local:
-        check_secondaries(call.services.replication, target)
+        _check_secondaries(call, target)
     call.services.mounts.put(call.view, structs.replace(mount, path=target))
     migration = str(uuid.uuid4())
     Space(call.view, LOCAL, QUEUE).write(
