@@ -99,6 +99,20 @@ def test_a_token_may_be_sealed_for_a_key_of_the_secondary(clusters: tuple[Shell,
     assert second.status()["secondary_id"] == "osaka"
 
 
+def test_what_a_secondary_may_is_said_with_its_token(clusters: tuple[Shell, Shell]) -> None:
+    first, second = clusters
+    first.does("enable-primary")
+    may = ("-promotable=false", "-policy-ceiling=some,default")
+    token = first.does("secondary-token", "-field=wrapping_token", *may, "osaka")
+    second.does("enable-secondary", "-yes", "-", stdin=token)
+    log_in(second.server.client)  # with the policy `all`, which is above the ceiling
+    refused = second.server.client.request("POST", "kv1/above", {"v": 1})
+    assert refused.status == 403
+    assert "promot" in second.fails("promote", "-yes", "-timeout=1s")
+    assert first.status()["mode"] == "primary"
+    assert first.server.client.request("POST", "kv1/on", {"v": 1}).status == 204
+
+
 def test_a_filtered_secondary_is_listed_and_may_not_take_over(
     clusters: tuple[Shell, Shell],
 ) -> None:
@@ -111,7 +125,11 @@ def test_a_filtered_secondary_is_listed_and_may_not_take_over(
         "kv1/"
     ]
     assert "this secondary has a path filter" in second.fails("promote", "-yes")
-    first.does("filter", "delete", "osaka")
+    told = first.fails("filter", "delete", "osaka")
+    assert "everything but kv1/" in told
+    assert "nothing was done" in told
+    assert "kv1/" in first.does("filter", "list")
+    first.does("filter", "delete", "-yes", "osaka")
     assert "it has everything" in first.fails("filter", "read", "osaka")
 
 

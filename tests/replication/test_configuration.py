@@ -1,14 +1,17 @@
 """The replication stanza and replication's metrics, under the names that Vault has for them."""
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.replication.clusters import ok, read, settle, write
-from tests.replication.pair import Pair, replicating_pair, status
-from tests.support.undercroft import Client, free_port, restart, until
+from tests.replication.many import plant
+from tests.replication.pair import Pair, replicating_pair, replicator_of, status
+from tests.support.undercroft import Client, disk_server, free_port, restart, until
 
 STANZA = """
 replication {
@@ -113,7 +116,65 @@ def test_a_metric_without_a_counterpart_is_left_out(pair: Pair) -> None:
     for client in (pair.primary, pair.secondary):
         for name in metrics(client):
             assert "replication_dr" not in name
-            assert "reindex" not in name
+            for left_out in ("undo_logs", "reject_fraction", "last_dr_wal", "scanned_entries"):
+                assert left_out not in name
+
+
+def test_metrics_tell_how_much_of_the_log_is_kept_to_catch_up_by(pair: Pair) -> None:
+    write(pair.primary, "b")
+    until(lambda: metrics(pair.primary)["vault_logshipper_buffer_length"] > 10)
+    found = metrics(pair.primary)
+    assert found["vault_logshipper_buffer_max_length"] == 16384
+    assert found["vault_logshipper_buffer_max_size"] == 64 << 20
+    assert 0 < found["vault_logshipper_buffer_size"] < 1 << 20
+    assert found["vault_wal_gc_total"] == found["undercroft_wal_records"]
+    assert found["vault_wal_gc_deleted"] == 0  # so little is kept whole
+    before = found["vault_wal_persistWALs_count"]
+    write(pair.primary, "c")
+    assert metrics(pair.primary)["vault_wal_persistWALs_count"] > before
+    assert metrics(pair.primary)["vault_wal_loadWAL_count"] > 0
+
+
+def test_metrics_count_whose_place_the_log_still_has(pair: Pair) -> None:
+    def guards() -> tuple[float, float]:
+        found = metrics(pair.primary)
+        names = ("guard_found", "missing_guard")
+        found_, missing = (found[f"vault_logshipper_streamWALs_{name}"] for name in names)
+        return found_, missing
+
+    before = guards()
+    os.kill(replicator_of(pair.secondary_server), signal.SIGKILL)
+    until(lambda: guards() == (before[0] + 1, before[1]), pair.secondary_server)
+    settle(pair.secondary, pair.primary)
+
+
+def test_metrics_time_what_goes_to_the_primary_and_what_is_compared(pair: Pair) -> None:
+    write(pair.secondary, "forwarded")
+    asked = "vault_replication_rpc_client_forward_count"
+    served = "vault_replication_rpc_server_forwarding_request_count"
+    until(lambda: metrics(pair.secondary)[asked] > 0)
+    assert metrics(pair.primary)[served] > 0
+    assert metrics(pair.primary)[asked] == metrics(pair.secondary)[served] == 0
+    compared = "vault_replication_merkleSync_count"
+    before = metrics(pair.secondary)[compared]
+    assert pair.secondary.request("POST", "sys/replication/recover").status == 200
+    until(lambda: metrics(pair.secondary)[compared] == before + 1, pair.secondary_server)
+    assert metrics(pair.primary)[compared] == 0
+    settle(pair.secondary, pair.primary)
+    places = "vault_replication_merkle_commit_index"
+    until(lambda: metrics(pair.primary)[places] == metrics(pair.secondary)[places] > 0)
+
+
+def test_metrics_tell_what_a_checkpoint_of_the_digests_cost(tmp_path: Path) -> None:
+    with disk_server(tmp_path) as server:
+        client = server.client
+        assert client.request("POST", "sys/mounts/many", {"type": "kv"}).status == 204
+        assert metrics(client)["vault_merkle_saveCheckpoint_num_dirty"] == 0
+        plant(server, tmp_path, "many/", 10_000)
+        client.request("POST", "many/one-more", {"v": 1})
+        found = metrics(client)
+        assert found["vault_merkle_saveCheckpoint_count"] == 1
+        assert found["vault_merkle_saveCheckpoint_num_dirty"] > 200
 
 
 def test_metrics_have_the_same_names_with_dots_in_json(pair: Pair) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.replication.clusters import AT, allowed, errors, ok, warnings
 from tests.replication.pair import status
-from tests.support.undercroft import Answer, Client
+from tests.support.undercroft import Answer, Client, until
 
 FAMILIES = ("sys/replication", AT)
 ADDRESS = {"primary_cluster_addr": "https://10.0.0.7:8201"}
@@ -290,6 +290,7 @@ def test_reindex_needs_sudo(primary: Client) -> None:
         sudo = allowed(primary, "sudo", rule.replace('"update"', '"update", "sudo"'))
         assert primary.request("POST", path, token=plain).status == 403
         assert primary.request("POST", path, token=sudo).status == 200
+        until(lambda: "reindex_in_progress" not in status(primary))
 
 
 def test_the_quarantine_needs_sudo(primary: Client) -> None:
@@ -329,7 +330,7 @@ def test_a_repair_says_which_parameter_is_moot(primary: Client) -> None:
     assert answer.status == 200
     for name in ("diff", "force", "skip_flush"):
         assert f"{name} has no effect" in warnings(answer)
-    assert int(status(primary)["last_reindex_epoch"]) > 1_600_000_000
+    until(lambda: int(status(primary)["last_reindex_epoch"]) > 1_600_000_000)
 
 
 def test_recover_is_harmless_where_all_is_well(primary: Client) -> None:
@@ -364,3 +365,21 @@ def test_disaster_recovery_is_not_supported_yet_and_says_so(disabled: Client) ->
             assert "not supported yet" in errors(answer)
     shown = disabled.request("GET", "sys/replication/dr/status", token="")
     assert shown.body["data"] == {"mode": "disabled"}
+
+
+READ_TOO = ("primary/secondary-token", "secondary/generate-operation-token/attempt")
+
+
+def test_disaster_recovery_knows_the_methods_that_it_will_have(disabled: Client) -> None:
+    """Older clients polled promote with GET: that is no method of it."""
+    for path in DR:
+        answer = disabled.request("GET", f"sys/replication/dr/{path}")
+        assert answer.status == (400 if path in READ_TOO else 405), path
+        answer = disabled.request("DELETE", f"sys/replication/dr/{path}")
+        assert answer.status == (400 if path.endswith("/attempt") else 405), path
+        answer = disabled.request("LIST", f"sys/replication/dr/{path}")
+        assert answer.status == 405, path
+    promoted = disabled.request("GET", "sys/replication/dr/secondary/promote")
+    assert "unsupported operation" in errors(promoted)
+    for method in ("POST", "PUT", "DELETE"):
+        assert disabled.request(method, "sys/replication/dr/status").status == 405

@@ -181,6 +181,27 @@ def test_what_is_for_standbys_changes_nothing_on_an_active_node(
     settle(pair.secondary, pair.primary)
 
 
+@pytest.mark.parametrize("name", ["X-Vault-Forward", "X-Vault-Inconsistent"])
+def test_a_value_that_asks_for_what_is_not_known_is_refused(pair: Pair, name: str) -> None:
+    """And nothing is done: whoever asks for a certain node must not be served as if he had not."""
+    for client in (pair.primary, pair.secondary):
+        for method, path in (("GET", "secret/data/a"), ("POST", "cubbyhole/refused")):
+            answer = client.request(method, path, {"v": 1}, headers={name: "standby-node"})
+            assert answer.status == 400
+            assert f'unknown value for "{name}" header' in errors(answer)
+            assert "active-node" in errors(answer)
+        assert client.request("GET", "cubbyhole/refused").status == 404
+
+
+def test_to_fail_rather_than_be_inconsistent_is_what_happens_anyway(pair: Pair) -> None:
+    fail = ("X-Vault-Inconsistent", "fail")
+    assert get(pair.secondary, fail).status == 200
+    with pair.secondary_cut_off():
+        late = ("X-Vault-Index", index_of(pair.primary))
+        assert get(pair.secondary, late, fail).status == 412
+    settle(pair.secondary, pair.primary)
+
+
 # without the primary
 
 

@@ -117,6 +117,24 @@ def test_threat_r_25_without_a_version_in_common_both_sides_say_which_they_know(
     assert related.follows()
 
 
+def test_beside_an_older_secondary_its_local_mount_hides_a_shared_one(related: Related) -> None:
+    """It does not say where it has local mounts; so it was before."""
+    primary, secondary = related.primary.client, related.secondary.client
+
+    def as_before(frame: Frame) -> list[Frame]:
+        if isinstance(frame, frames.Heartbeat):
+            return [msgspec.structs.replace(frame, local_mounts=())]
+        return [frame]
+
+    related.relay.echo = as_before
+    related.connect_anew()
+    made = secondary.request("POST", "sys/mounts/old", {"type": "kv", "local": True})
+    assert made.status == 204
+    assert related.follows()
+    assert primary.request("POST", "sys/mounts/old", {"type": "kv"}).status == 204
+    until(lambda: status(secondary)["shadowed_mounts"] == ["old/"], related.secondary)
+
+
 def recheck(related: Related) -> None:
     """The operator has looked, and says so."""
     assert related.secondary.client.request("POST", "sys/replication/recover").status in (200, 204)

@@ -96,7 +96,7 @@ def test_a_metric_that_is_not_in_the_table_is_a_bug() -> None:
         metrics.observe("undercroft.nothing", 1.0)
 
 
-SAMPLE = re.compile(r'([a-z_]+)(\{([a-z_]+="[A-Za-z0-9.+_-]*",?)+\})? (-?[0-9.e+-]+)')
+SAMPLE = re.compile(r'([a-zA-Z_]+)(\{([a-z_]+="[A-Za-z0-9.+_-]*",?)+\})? (-?[0-9.e+-]+)')
 
 
 def test_prometheus_text_is_well_formed_and_every_metric_is_in_it() -> None:

@@ -316,7 +316,8 @@ def _replication(draft: Draft, block: Block) -> None:
             place = Place(block.place.file, item.line)
             draft.report.warn(
                 place,
-                f"{item.keys[0]} has no effect: a cluster has one node, nothing to forward to",
+                f"{item.keys[0]} has no effect: a cluster has one node, which is the active one, "
+                "and a request is never forwarded to another cluster for it",
             )
     draft.values["replication"] = Replication(
         **_values(draft, block, settings.table(Replication), {})

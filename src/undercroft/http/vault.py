@@ -44,6 +44,11 @@ _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _MERGE_PATCH: Final = b"application/merge-patch+json"
 # What pass-through and audit settings may ask for; the token's own headers never leave the edge.
 _HIDDEN: Final = frozenset((b"x-vault-token", b"authorization", b"cookie", b"proxy-authorization"))
+# Which node of the cluster is to answer: there is one, and it is the active one.
+_NODE_HEADERS: Final = (
+    (b"x-vault-forward", "X-Vault-Forward", (b"", b"active-node")),
+    (b"x-vault-inconsistent", "X-Vault-Inconsistent", (b"", b"fail", b"forward-active-node")),
+)
 _WRAP_FORMATS: Final = ("", "jwt")
 
 
@@ -122,6 +127,12 @@ def _apply_headers(request: Request, headers: dict[bytes, bytes]) -> None:
         if request.path.startswith("sys/replication/"):
             raise InvalidRequest("operation only available in root namespace")
         raise NotFound("namespace not found")
+    for name, shown, known in _NODE_HEADERS:
+        if headers.get(name, b"") not in known:
+            raise InvalidRequest(
+                f'unknown value for "{shown}" header',
+                hint=f"known: {', '.join(value.decode() for value in known if value)}",
+            )
     request.headers = {
         _text(name): _text(value) for name, value in headers.items() if name not in _HIDDEN
     }

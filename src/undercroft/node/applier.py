@@ -16,9 +16,11 @@ from undercroft.replication import activation, changes, quarantine
 from undercroft.replication.membership import fence_by, grant_handover, withdraw_handover
 from undercroft.replication.role import (
     SECONDARY,
+    Checks,
     Credentials,
     Role,
     read_role,
+    write_checks,
     write_role,
 )
 from undercroft.request.mounts import Mount, mount_id_of
@@ -57,6 +59,8 @@ class Applier:
             changes.Settled: self._settled,
             changes.Submitted: self._submitted,
             changes.CorrectDigests: self._correct,
+            changes.StoreDigests: self._store_digests,
+            changes.Reindexed: self._reindexed,
         }
 
     def run(self, batch: Batch, change: changes.Change) -> tuple[int, Transaction]:
@@ -110,9 +114,17 @@ class Applier:
         return batch.accept_entries(change.entries, own)
 
     def _correct(self, batch: Batch, tx: Transaction, change: changes.CorrectDigests) -> int:
-        self._copying(tx)
         batch.correct_digests(change.corrections)
         return len(change.corrections)
+
+    def _store_digests(self, batch: Batch, tx: Transaction, change: changes.StoreDigests) -> int:
+        self._store.renew_digests(tx.txn)
+        return 0
+
+    def _reindexed(self, batch: Batch, tx: Transaction, change: changes.Reindexed) -> int:
+        now_ms = batch.now_ms
+        write_checks(tx, Checks(now_ms, corrupted=change.unreadable, reindexed_ms=now_ms))
+        return 0
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:
         self._copying(tx)

@@ -31,14 +31,15 @@ from undercroft.node.writer_link import ChangeLink
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority
 from undercroft.replication.announcing import Announcing
-from undercroft.replication.control import RECHECK, Question, Reply
+from undercroft.replication.control import RECHECK, REINDEX, Question, Reply
 from undercroft.replication.copying import finish_copy
 from undercroft.replication.following import Following
 from undercroft.replication.protocol.ports import Clock
+from undercroft.replication.reindexing import Reindexing
 from undercroft.replication.role import BOOTSTRAPPING, PRIMARY, SECONDARY, Role, read_role
 from undercroft.replication.serving import Serving, SystemClock
 from undercroft.replication.sinks import CopySink, LiveSink
-from undercroft.replication.status import IDLE, READY, ReplicationStatus
+from undercroft.replication.status import IDLE, READY, REINDEX_STAGES, ReplicationStatus
 from undercroft.storage.location import discard_staging, stage
 from undercroft.storage.store import Retention, Store
 
@@ -77,6 +78,7 @@ class Replicator:
         self._serving: Serving | None = None
         self._following: Following | None = None
         self._announcing: list[Announcing] = []
+        self._reindexing: Reindexing | None = None
         self._refreshing = asyncio.Lock()
         self._report_at = 0.0
         self._reporting = False
@@ -112,6 +114,7 @@ class Replicator:
             if self._state is None:
                 self._state = LiveSink(self.store, self.link, self._sink_failed)
                 self._state.advanced = self._look
+                self._state.log_read = self._log_read
             self._generation = -1
             self.on_committed()  # a writer that died may have told nobody of its last commit
             return
@@ -153,6 +156,8 @@ class Replicator:
 
     async def answer(self, question: Question) -> Reply:
         """What a request's `prepare` asks (`replication/control.py`)."""
+        if question.what == REINDEX:
+            return self._begin_reindex()
         following = self._following
         if following is None:
             return Reply("unreachable", reason="this cluster follows no primary")
@@ -161,6 +166,17 @@ class Replicator:
             return Reply("ready")
         result, seq, reason = await following.hand_over(question.seconds)
         return Reply(result, seq, reason)
+
+    def _begin_reindex(self) -> Reply:
+        running = self._reindexing and self._reindexing.progress
+        if running:
+            at = f"{running.stage}, {running.done} of {running.total} entries"
+            return Reply("refused", reason=at)
+        if self._state is None:
+            return Reply("unreachable", reason="the node is sealed")
+        self._reindexing = Reindexing(self)
+        self._report()  # now: who polls status after the answer must not think it is over
+        return Reply("ready")
 
     def on_ask_primary(self, frame: AskPrimary) -> None:
         if self._following is None:
@@ -215,6 +231,8 @@ class Replicator:
             try:
                 with self.store.snapshot() as view:
                     role, own = read_role(view), authority.read_authority(view)
+                    hidden = len(self.services.mounts.shadowed(view))
+                self.services.metrics.set("undercroft.replication.shadowed_mounts", to=hidden)
                 before, self.role = self.role, role
                 await self._refresh_serving(role, own)
                 if self._copied:
@@ -280,6 +298,8 @@ class Replicator:
                 self._announcing.append(Announcing(self, announcement, role.claim))
 
     def _stop_services(self) -> None:
+        if self._reindexing is not None:
+            self._reindexing.stop()
         if self._following is not None:
             self._following.stop()
             self._following = None
@@ -343,6 +363,9 @@ class Replicator:
             self._measure(self.services.replication)
             self.link.tell(Report(self.services.replication))
 
+    def _log_read(self, seconds: float) -> None:
+        self.services.metrics.observe("vault.wal.loadWAL", seconds * 1000)
+
     def _measure(self, status: ReplicationStatus) -> None:
         gauge, last = self.services.metrics.set, status.position.seq
         primary, secondary = status.mode == PRIMARY, status.mode == SECONDARY
@@ -353,6 +376,12 @@ class Replicator:
         gauge("vault.replication.wal.last_wal", to=self.state.number)
         gauge("vault.replication.wal.last_performance_wal", to=last if primary else 0)
         gauge("vault.replication.fsm.last_remote_wal", to=last if secondary else 0)
+        gauge("vault.replication.merkle.commit_index", to=status.root_seq)
+        reindex = status.reindex
+        stage = REINDEX_STAGES.index(reindex.stage if reindex else "")
+        gauge("vault.core.replication.reindex_stage", to=stage)
+        gauge("vault.core.replication.build_progress", to=reindex.done if reindex else 0)
+        gauge("vault.core.replication.build_total", to=reindex.total if reindex else 0)
         gauge("undercroft.replication.epoch", to=status.position.epoch)
         gauge("undercroft.replication.fenced", to=float(self.role.fence is not None))
         gauge("undercroft.replication.connected", to=float(status.connection_state == READY))
@@ -373,6 +402,7 @@ class Replicator:
             position=state.position(),
             root=state.root(),
             root_seq=state.digested_seq,
+            reindex=self._reindexing.progress if self._reindexing is not None else None,
         )
         if role.mode == PRIMARY:
             peers = () if self._serving is None else self._serving.peers()

@@ -296,6 +296,7 @@ class Writer:
         metrics.observe("undercroft.commit.batch", len(waiting))
         metrics.observe("undercroft.commit.seconds", time.perf_counter() - started)
         metrics.set("undercroft.writer.queue", to=len(self._queue))
+        metrics.set("vault.wal.flushReady.queue_len", to=len(self._queue))
         metrics.set("undercroft.wal.last_seq", to=self.store.position.seq)
         if self.store.position.seq != before:
             self._tell_committed()
@@ -325,11 +326,26 @@ class Writer:
                 if ROLE_KEY in tx.writes:  # before the next request of this commit
                     self._take_role(read_role(batch.transaction()))
                     done.role_changed = True
-            batch.commit()
+            self._commit(batch)
         except BaseException:
             batch.abort()
             raise
         return done
+
+    def _commit(self, batch: Batch) -> None:
+        """And what it cost."""
+        metrics, store = self.services.metrics, self.store
+        before, first, saved = store.position.seq, store.log_first, store.saved.times
+        began = time.perf_counter()
+        batch.commit()
+        took = time.perf_counter() - began
+        if store.position.seq != before:
+            metrics.observe("vault.wal.persistWALs", took * 1000)
+        if before and store.log_first > first:
+            metrics.count("vault.wal.gc.deleted", by=store.log_first - first)
+        if store.saved.times != saved:
+            metrics.observe("vault.merkle.saveCheckpoint", store.saved.seconds * 1000)
+            metrics.set("vault.merkle.saveCheckpoint.num_dirty", to=store.saved.nodes)
 
     def _run_change(self, batch: Batch, frame: Commit) -> tuple[Done, Transaction]:
         """What the replicator asks for."""
@@ -453,7 +469,7 @@ class Writer:
             tx = batch.transaction()
             change(tx, batch.now_ms)
             batch.accept(tx)
-            batch.commit()
+            self._commit(batch)
         except BaseException:
             batch.abort()
             raise
@@ -463,8 +479,14 @@ class Writer:
 
     def _measure_store(self) -> None:
         metrics, extent = self.services.metrics, self.store.extent
-        metrics.set("undercroft.wal.records", to=extent.last.seq - extent.first + 1)
+        records, kept = extent.last.seq - extent.first + 1, self.store.retention
+        for name in ("undercroft.wal.records", "vault.wal.gc.total"):
+            metrics.set(name, to=records)
         metrics.set("undercroft.wal.bytes", to=extent.size_bytes)
+        metrics.set("vault.logshipper.buffer.length", to=records)
+        metrics.set("vault.logshipper.buffer.max_length", to=kept.records)
+        metrics.set("vault.logshipper.buffer.size", to=extent.size_bytes)
+        metrics.set("vault.logshipper.buffer.max_size", to=kept.bytes)
         metrics.set("undercroft.storage.bytes", to=self.store.used_bytes())
 
     def tick(self) -> None:

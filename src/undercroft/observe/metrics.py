@@ -90,12 +90,64 @@ TABLE: Final = (
         "vault.core.replication.performance.primary", Kind.GAUGE, "1 on a primary of a set, else 0"
     ),
     Metric("vault.core.replication.performance.secondary", Kind.GAUGE, "1 on a secondary, else 0"),
+    Metric(
+        "vault.core.replication.reindex_stage",
+        Kind.GAUGE,
+        "0 none, 1 scanning, 2 building, 4 commit; 3, the replay of a log, there is none",
+    ),
+    Metric("vault.core.replication.build_progress", Kind.GAUGE, "Entries a reindex has looked at"),
+    Metric("vault.core.replication.build_total", Kind.GAUGE, "Entries it has to look at"),
     Metric("vault.replication.wal.last_wal", Kind.GAUGE, "Last log record, of any kind"),
     Metric("vault.replication.wal.last_performance_wal", Kind.GAUGE, "Place of the shared log"),
     Metric(
         "vault.replication.fsm.last_remote_wal",
         Kind.GAUGE,
         "Place of the shared log that a secondary has applied",
+    ),
+    Metric(
+        "vault.replication.merkle.commit_index",
+        Kind.GAUGE,
+        "Place of the shared log of the digests",
+    ),
+    Metric(
+        "vault.replication.merkleSync",
+        Kind.SUMMARY,
+        "Milliseconds of a comparison of states: to find what differs, and to fetch it",
+    ),
+    Metric(
+        "vault.replication.rpc.server.forwarding_request",
+        Kind.SUMMARY,
+        "Milliseconds of a secondary's request at the primary",
+    ),
+    Metric(
+        "vault.replication.rpc.client.forward",
+        Kind.SUMMARY,
+        "Milliseconds from a request to the primary to its answer",
+    ),
+    Metric("vault.wal.persistWALs", Kind.SUMMARY, "Milliseconds to make a commit durable"),
+    Metric("vault.wal.loadWAL", Kind.SUMMARY, "Milliseconds to read a piece of the log"),
+    Metric("vault.wal.flushReady.queue_len", Kind.GAUGE, "Requests waiting for the writer"),
+    Metric("vault.wal.gc.total", Kind.GAUGE, "Records that the log holds"),
+    Metric("vault.wal.gc.deleted", Kind.COUNTER, "Records that the log has dropped"),
+    Metric("vault.merkle.saveCheckpoint", Kind.SUMMARY, "Milliseconds to store changed digests"),
+    Metric(
+        "vault.merkle.saveCheckpoint.num_dirty",
+        Kind.GAUGE,
+        "Nodes of the digest tree that the last such commit stored",
+    ),
+    Metric("vault.logshipper.buffer.length", Kind.GAUGE, "Records to catch up by, on disk"),
+    Metric("vault.logshipper.buffer.max_length", Kind.GAUGE, "How many are kept"),
+    Metric("vault.logshipper.buffer.size", Kind.GAUGE, "Bytes of them"),
+    Metric("vault.logshipper.buffer.max_size", Kind.GAUGE, "How many bytes are kept"),
+    Metric(
+        "vault.logshipper.streamWALs.guard_found",
+        Kind.COUNTER,
+        "Secondaries that connected and whose place the log had",
+    ),
+    Metric(
+        "vault.logshipper.streamWALs.missing_guard",
+        Kind.COUNTER,
+        "Those whose place it had not: states are compared",
     ),
     Metric("undercroft.replication.epoch", Kind.GAUGE, "Epoch that is written or followed"),
     Metric("undercroft.replication.fenced", Kind.GAUGE, "1 when a newer epoch was met, else 0"),
@@ -110,6 +162,11 @@ TABLE: Final = (
     ),
     Metric(
         "undercroft.replication.divergences", Kind.GAUGE, "States that differed and were healed"
+    ),
+    Metric(
+        "undercroft.replication.shadowed_mounts",
+        Kind.GAUGE,
+        "Shared mounts that a local one of the same path hides",
     ),
     Metric("undercroft.replication.bytes_sent", Kind.GAUGE, "To the connected secondaries"),
     Metric("undercroft.replication.bytes_received", Kind.GAUGE, "From the primary, this session"),

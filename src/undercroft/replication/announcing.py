@@ -98,6 +98,9 @@ class Announcing:
     def api_addr(self) -> str:
         return self._node.services.state.api_addr
 
+    def local_mounts(self) -> tuple[str, ...]:
+        return ()
+
     def is_partial(self) -> bool:
         return False
 

@@ -114,6 +114,16 @@ class CorrectDigests(_Change, frozen=True, array_like=True, tag=18):
     corrections: list[tuple[bytes, bytes]]
 
 
+class StoreDigests(_Change, frozen=True, array_like=True, tag=19):
+    """What is stored of the digest tree is damaged: store all of it again."""
+
+
+class Reindexed(_Change, frozen=True, array_like=True, tag=20):
+    """The digests are what the entries say; `unreadable`: some entries do not open."""
+
+    unreadable: bool
+
+
 class Announced(_Change, frozen=True, array_like=True, tag=13):
     """An old primary has acknowledged our epoch: it need not be told again."""
 
@@ -139,4 +149,6 @@ Change = (
     | Settled
     | Submitted
     | CorrectDigests
+    | StoreDigests
+    | Reindexed
 )

@@ -21,6 +21,7 @@ _BYTES_MAX: Final = 1 << 20
 
 HAND_OVER: Final = "hand-over"  # have the primary stop, and wait for its last record
 RECHECK: Final = "recheck"  # try again now, and compare states
+REINDEX: Final = "reindex"  # begin one
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """`result` is `ready`, `unreachable` or `refused` for HAND_OVER; `reason` is for people."""
+    """`result` is `ready`, `unreachable` or `refused`; `reason` is for people."""
 
     result: str
     seq: int = 0

@@ -21,6 +21,8 @@ from undercroft.errors import Unavailable, UndercroftError
 from undercroft.node.frames import Answer, AskPrimary, Done, PrimaryAnswered, failure_of
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority, changes
+from undercroft.replication.clashes import local_paths
+from undercroft.replication.headway import HINT, Headway
 from undercroft.replication.lineage import Lineage
 from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
@@ -37,8 +39,6 @@ log = get_logger("replication")
 
 CONNECT_SECONDS: Final = 10.0
 HOLD_SECONDS: Final = 15.0  # longer than a promotion may take after the primary's grant
-_RETRY_FIRST_SECONDS: Final = 0.1
-_RETRY_MAX_SECONDS: Final = 3.0
 _STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
 _SCRUB_SECONDS: Final = 3.0  # from the end of one look at the disk to the next, at least
 _SCRUB_SHARE: Final = 19.0  # seconds of rest for each of work
@@ -98,6 +98,7 @@ class Following:
         self._link: SessionLink | None = None
         self._stopping = False
         self._stopped = False  # an operator has to look
+        self._headway = Headway()
         self._pending_key: bytes | None = None
         self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
         self._learned: tuple[tuple[str, ...], str] | None = None
@@ -109,7 +110,6 @@ class Following:
     # life
 
     async def _run(self) -> None:
-        delay = _RETRY_FIRST_SECONDS
         while not self._stopping:
             connected = False
             held = self._held_until - time.monotonic()
@@ -121,8 +121,9 @@ class Following:
                     break
             if self._stopping or self.copy_complete:
                 return
-            delay = _RETRY_FIRST_SECONDS if connected else min(delay * 2, _RETRY_MAX_SECONDS)
-            pause = _STOPPED_RETRY_SECONDS if self._stopped else delay
+            pause = self._headway.pause_seconds(connected=connected)
+            if self._stopped:
+                pause = _STOPPED_RETRY_SECONDS
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
 
     async def _session_with(self, address: str) -> bool:
@@ -159,7 +160,13 @@ class Following:
         self.session = SecondarySession(self._sink, self, self._node.clock, submit=submit)
         return self.session
 
+    def _measure(self, session: SecondarySession) -> None:
+        for took_ms in session.compared_ms:
+            self._node.services.metrics.observe("vault.replication.merkleSync", took_ms)
+        session.compared_ms.clear()
+
     def _ended(self, session: SecondarySession) -> None:
+        self._measure(session)
         self._pending_key = None  # an answer that has not come now never comes: ask again
         refused = session.refused
         self._stopped = bool(session.idle_reason) or isinstance(refused, frames.Refuse)
@@ -170,8 +177,33 @@ class Following:
             reason = session.ended
             if session.welcome is None and refused is None:
                 reason = _HUNG_UP  # to whom it does not know, it says nothing
+            if session.failing:
+                self._failed_again(reason)
+                return
             self._note(TRANSIENT_FAILURE, reason)
             log.warn("lost the primary", reason=reason)
+
+    def _failed_again(self, reason: str) -> None:
+        """Told twice: when it happens, and when it happens again and again."""
+        headway, seq = self._headway, self._sink.position().seq
+        headway.failed(seq)
+        if headway.failures == 1:
+            log.warn("lost the primary", reason=reason)
+        if headway.is_to_be_told:
+            log.error(
+                "replication makes no headway: what follows in the primary's log cannot be applied",
+                reason=reason,
+                applied=seq,
+                hint=HINT,
+            )
+        if headway.stands_still:
+            reason = f"no headway since place {seq} of the log: {reason}; {HINT}"
+        self._note(TRANSIENT_FAILURE, reason)
+
+    def _makes_headway(self) -> None:
+        self._headway.reset()
+        log.info("replication makes headway again", applied=self._sink.position().seq)
+        self._note(self.connection, "")
 
     def _note(self, connection: str, reason: str) -> None:
         if connection != self.connection:
@@ -204,6 +236,8 @@ class Following:
     def committed(self) -> None:
         """The log here has grown."""
         at = self._sink.position()
+        if self._headway.reached(at.seq):
+            self._makes_headway()
         for position, arrived in self._arrivals:
             if position <= at and not arrived.done():
                 arrived.set_result(None)
@@ -213,6 +247,7 @@ class Following:
     def recheck(self) -> None:
         """What `recover` asks for: try again now, compare states, look at the disk."""
         self._stopped = False
+        self._headway.reset()
         self._scrub_now.set()
         if self.session is not None and self.session.following:
             self.session.compare_now()
@@ -249,25 +284,29 @@ class Following:
 
     async def _scrub(self) -> float:
         """One pass, and what comes of it. Answers for how many seconds it was at work."""
-        busy, more = 0.0, True
-        scrub = Scrub(self._node.state)
-        while more:
-            began = time.monotonic()
-            more = scrub.step()
-            took = time.monotonic() - began
-            busy += took
-            await asyncio.sleep(took * _SCRUB_SHARE if more else 0)
-        if scrub.suspects and not scrub.aborted:
-            log.error(
-                "entries on this disk are not what was written: they are had from the primary anew",
-                unreadable=sum(len(of.damaged) for of in scrub.suspects.values()),
-                buckets_off=len(scrub.corrections),
-                hint="look at the disk",
-            )
+        busy, more, heals = 0.0, True, False
+        async with self._node.state.correcting:
+            scrub = Scrub(self._node.state)
+            while more:
+                began = time.monotonic()
+                more = scrub.step()
+                took = time.monotonic() - began
+                busy += took
+                await asyncio.sleep(took * _SCRUB_SHARE if more else 0)
+            if scrub.suspects and not scrub.aborted:
+                log.error(
+                    "entries on this disk are not what was written: they are had from the primary "
+                    "anew",
+                    unreadable=sum(len(of.damaged) for of in scrub.suspects.values()),
+                    buckets_off=len(scrub.corrections),
+                    hint="look at the disk",
+                )
+                heals = await self._correct(scrub)
+        if heals:
             await self._heal(scrub)
         return busy
 
-    async def _heal(self, scrub: Scrub) -> None:
+    async def _correct(self, scrub: Scrub) -> bool:
         """Digests first: what they say is to be what is there, when the states are compared."""
         done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         change = changes.CorrectDigests(scrub.corrections)
@@ -275,8 +314,11 @@ class Following:
         result = await done
         if result.failure:
             log.warn("the digests could not be set right", reason=result.failure)
-            return
+            return False
         self._node.state.advance()
+        return True
+
+    async def _heal(self, scrub: Scrub) -> None:
         session = self.session
         while session is not None and session.following and not session.renew(scrub.suspects):
             await asyncio.sleep(0.1)  # a comparison is under way
@@ -295,7 +337,12 @@ class Following:
             self._node.link.tell(PrimaryAnswered(Answer(asked.id, error=failure)))
             return
 
+        began = time.perf_counter()
+
         def done(reply: frames.Forwarded | None) -> None:
+            self._node.services.metrics.observe(
+                "vault.replication.rpc.client.forward", (time.perf_counter() - began) * 1000
+            )
             if reply is None:
                 failure = failure_of(
                     Unavailable(
@@ -385,13 +432,25 @@ class Following:
     def api_addr(self) -> str:
         return self._node.services.state.api_addr
 
+    def local_mounts(self) -> tuple[str, ...]:
+        if self.copy is not None:
+            return ()  # they go with the switch
+        node = self._node
+        try:
+            with node.store.snapshot() as view:
+                return local_paths(node.services.mounts.table(view))
+        except UndercroftError:  # whoever needs them says so; a heartbeat goes on
+            return ()
+
     def is_partial(self) -> bool:
         return self.copy is not None
 
     def welcomed(self) -> None:
-        self._note(READY, "")
+        failing = self._headway.failures
+        self._note(READY, self.reason if failing else "")
         self._renew()
-        log.info("connected to the primary")
+        if not failing:
+            log.info("connected to the primary")
 
     def learned(self, lineage: Lineage, addresses: tuple[str, ...], api_addr: str) -> None:
         if (
@@ -448,8 +507,12 @@ class Following:
         """Once a second."""
         self._renew()
         session = self.session
+        if self._headway.failures and session is not None and session.settled:
+            self._makes_headway()  # all there is has been applied
         if session is not None and session.following and self._node.role.submits:
             self._node.link.commit(changes.Submitted(), _ignore)
+        if session is not None:
+            self._measure(session)
         if session is not None and session.divergences:
             self.divergences += session.divergences
             session.divergences = 0

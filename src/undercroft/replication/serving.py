@@ -23,6 +23,7 @@ from undercroft.observe.logs import get_logger
 from undercroft.replication import activation, authority, changes, filters, moves
 from undercroft.replication.activation import Secondary
 from undercroft.replication.authority import Authority, Distrusted
+from undercroft.replication.clashes import believed
 from undercroft.replication.filters import Selection
 from undercroft.replication.link import ServingLink, SessionLink
 from undercroft.replication.protocol import frames
@@ -325,9 +326,13 @@ class Serving:
         selection = self._selections.get(secondary_id)
         return None if selection is None else selection.passes
 
+    def guard(self, *, found: bool) -> None:
+        name = "guard_found" if found else "missing_guard"
+        self._node.services.metrics.count(f"vault.logshipper.streamWALs.{name}")
+
     def forward(self, session: PrimarySession, number: int, call: bytes) -> None:
         """Audit, bound what the secondary vouches for, run, audit, answer."""
-        node = self._node
+        node, began = self._node, time.perf_counter()
         now_ms = node.clock.wall_ms()
         node.state.advance()  # registry, filters and mounts as they are now
         if session.ended:  # it was revoked
@@ -354,6 +359,10 @@ class Serving:
                     )
             except UndercroftError as failed:
                 answer = Answer(answer.id, error=failure_of(failed), position=answer.position)
+            node.services.metrics.observe(
+                "vault.replication.rpc.server.forwarding_request",
+                (time.perf_counter() - began) * 1000,
+            )
             session.answer(number, _encode(answer), answer.position)
             link.flush()
 
@@ -451,6 +460,7 @@ def _peer(session: PrimarySession | Any, *, connected: bool) -> PeerStatus:
         state=beat.state if beat else "",
         bytes=session.bytes_sent,
         records=session.records_sent,
+        local_mounts=believed(beat.local_mounts) if beat else (),
     )
 
 

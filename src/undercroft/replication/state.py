@@ -6,6 +6,8 @@ tells is as of `position`, which moves only in `advance`; while records come in 
 behind until it is asked for something.
 """
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -54,7 +56,9 @@ class StoreState:
         self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
         self.scrub: Scrub | None = None  # the pass that is under way
+        self.correcting = asyncio.Lock()  # who looks for what the digests are off by holds it
         self.advanced: Callable[[], None] = _nothing
+        self.log_read: Callable[[float], None] = lambda seconds: None  # a piece of it
         self._load()
 
     def _load(self) -> None:
@@ -250,7 +254,9 @@ class StoreState:
         if known is None:
             if len(self._recent) >= _RECENT_MAX:
                 self._recent.clear()
+            began = time.perf_counter()
             known = self._recent[after] = self._read_records(after)
+            self.log_read(time.perf_counter() - began)
         return known
 
     def _read_records(self, after: Position) -> list[SharedRecord]:

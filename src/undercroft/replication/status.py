@@ -16,6 +16,20 @@ TRANSIENT_FAILURE: Final = "transient_failure"
 IDLE: Final = "idle"
 SHUTDOWN: Final = "shutdown"
 
+# Stages of a reindex, in Vault's words; there is no log to be replayed.
+SCANNING: Final = "scanning"
+BUILDING: Final = "building"
+COMMITTING: Final = "commit"
+REINDEX_STAGES: Final = ("", SCANNING, BUILDING, "wal-replay", COMMITTING)  # as the metric counts
+
+
+class Reindex(msgspec.Struct, frozen=True, array_like=True):
+    """One that is under way, in entries."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
 
 class PeerStatus(msgspec.Struct, frozen=True, array_like=True):
     """The other side of a session that stands or stood."""
@@ -32,6 +46,7 @@ class PeerStatus(msgspec.Struct, frozen=True, array_like=True):
     state: str = ""
     bytes: int = 0
     records: int = 0
+    local_mounts: tuple[str, ...] = ()  # of a secondary; status does not show them
 
 
 class ReplicationStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -58,3 +73,4 @@ class ReplicationStatus(msgspec.Struct, frozen=True, array_like=True):
     records: int = 0
     root_seq: int = 0  # in a bulk of records the digests follow later
     damage: str = ""  # of the store, with what to do about it
+    reindex: Reindex | None = None

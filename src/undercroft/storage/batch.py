@@ -16,6 +16,7 @@ from undercroft.storage import faults, log
 from undercroft.storage.digest import Delta
 from undercroft.storage.keys import (
     HEAD_BYTES,
+    LOCAL,
     OWN,
     SHARED,
     SHORT_KEY_BYTES,
@@ -339,12 +340,13 @@ class Batch:
     def correct_digests(self, corrections: Iterable[tuple[bytes, bytes]]) -> None:
         """What the digests say of a key's bucket is off by so much from the entries that are there.
 
-        Raises Corrupt for what is no shared key or no leaf.
+        Raises Corrupt for a key that digests do not cover, or no leaf.
         """
         plan = _Plan()
         for key, off_by in corrections:
-            if key[:1] != SHARED or len(key) < HEAD_BYTES or len(off_by) != len(NO_TAG):
-                raise Corrupt("a correction of digests names no shared key, or no leaf")
+            covered = key[:1] in (SHARED, LOCAL) and len(key) >= HEAD_BYTES
+            if not covered or len(off_by) != len(NO_TAG):
+                raise Corrupt("a correction of digests names no key of theirs, or no leaf")
             plan.local.append(encode_correction(key, off_by, NO_TAG))
             plan.deltas.append(Delta(key, off_by, NO_TAG))
         if plan.local:

@@ -213,6 +213,10 @@ class DigestTree:
         found = self._mounts.get(head)
         return found.buckets(node) if found else _EMPTY_NODE
 
+    def known_heads(self) -> set[bytes]:
+        """Of every mount that may hold anything, even where the digests of its buckets cancel."""
+        return set(self._mounts)
+
     def same_as(self, other: "DigestTree") -> bool:
         """Bucket by bucket."""
         none = MountDigest()
@@ -241,6 +245,11 @@ class DigestTree:
     def touch(self, name: bytes) -> None:
         """Have a stored node written, or removed, by the next checkpoint."""
         self._mounts.setdefault(name[:HEAD_BYTES], MountDigest()).changed.add(name[HEAD_BYTES])
+
+    def touch_all(self) -> None:
+        """Have every node written by the next checkpoint."""
+        for mount in self._mounts.values():
+            mount.changed.update(range(NODES))
 
     def load(self, name: bytes, packed: bytes) -> None:
         """Take one stored node. Raises Corrupt when it is not as it was stored."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 import lmdb
@@ -25,7 +25,7 @@ from undercroft.errors import Corrupt, StorageFailed, Unavailable, UndercroftErr
 from undercroft.storage import environment, log
 from undercroft.storage.batch import Batch, Checkpoint
 from undercroft.storage.digest import Delta, DigestTree
-from undercroft.storage.keys import OWN
+from undercroft.storage.keys import HEAD_BYTES, OWN
 from undercroft.storage.log import Extent, Foreign, Retention, Trimmed
 from undercroft.storage.record import parse_head, tag_of
 from undercroft.storage.view import Decoded, Snapshot, Transaction
@@ -49,6 +49,14 @@ _FAILED: Final = (
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+class Saved(NamedTuple):
+    """What the last checkpoint of the digests cost."""
+
+    times: int = 0  # how often there was one
+    nodes: int = 0
+    seconds: float = 0.0
 
 
 class Store:
@@ -75,6 +83,7 @@ class Store:
         self.digests = DigestTree()
         self.checkpoint = Checkpoint()  # what the stored digests stand for
         self.digests_rebuilt = False  # the stored ones were damaged
+        self.saved = Saved()
         if writable:
             self._load()
 
@@ -153,10 +162,14 @@ class Store:
     def _rebuilt(self, txn: "Txn") -> DigestTree:
         """Recomputed; whatever is stored is to be replaced by the next checkpoint."""
         tree = self.recompute(txn)
-        for name, _ in self._stored_nodes(txn):
-            if len(name) == len(OWN) + 17:
-                tree.touch(name)
+        self._touch_stored(txn, tree)
         return tree
+
+    def _touch_stored(self, txn: "Txn", tree: DigestTree) -> None:
+        """Even where the tree has nothing: what is stored there goes."""
+        for name, _ in self._stored_nodes(txn):
+            if len(name) == HEAD_BYTES + 1:
+                tree.touch(name)
 
     def recompute(self, txn: "Txn") -> DigestTree:
         """The digest tree from the entries themselves. Raises Corrupt for one without a name."""
@@ -168,10 +181,10 @@ class Store:
         )
         return tree
 
-    def reindex(self) -> None:
-        """Make the tree anew from the entries; the next commit stores it. Raises Corrupt."""
-        with self.env.begin() as txn:
-            self.digests = self._rebuilt(txn)
+    def renew_digests(self, txn: "Txn") -> None:
+        """What is stored of the tree is damaged: the commit under way stores all of it again."""
+        self.digests.touch_all()
+        self._touch_stored(txn, self.digests)
         self.checkpoint = Checkpoint.overdue()
 
     def used_bytes(self) -> int:
@@ -283,7 +296,9 @@ class Store:
 
     def save_digests(self, txn: "Txn") -> Checkpoint:
         """Checkpoint the tree as of the last commit: the batch's own records roll it forward."""
+        nodes, began = 0, time.perf_counter()
         for name, packed in self.digests.changed_nodes():
+            nodes += 1
             if packed is None:
                 txn.delete(_DIGEST_PREFIX + name, db=self.meta)
             else:
@@ -291,6 +306,7 @@ class Store:
         made = Checkpoint(self.position.seq, self.position.chain)
         raw = _CHECKPOINT.pack(made.seq, made.chain)
         txn.put(_CHECKPOINT_KEY, raw + _CHECK.pack(crc32(raw)), db=self.meta)
+        self.saved = Saved(self.saved.times + 1, nodes, time.perf_counter() - began)
         return made
 
     def reap_readers(self) -> None:

@@ -24,6 +24,7 @@ from undercroft.cli.certificates import make_certificates
 CANARY = "canary-in-a-token"
 WARNED = Reply(warnings=("This cluster is being changed.",))
 QUARANTINE = "sys/replication/quarantine"
+ENCRYPTED = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nQUJD\n-----END ENCRYPTED PRIVATE KEY-----\n"
 ENTRY = "000002-000000000027-0000"
 
 
@@ -68,6 +69,24 @@ def typed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             f"{PRIMARY}/secondary-token",
             {"id": "osaka", "ttl": "5m", "secondary_public_key": "KEY"},
         ),
+        (
+            ["secondary-token", "-promotable=false", "-forward-root", "osaka"],
+            "POST",
+            f"{PRIMARY}/secondary-token",
+            {"id": "osaka", "promotable": False, "forward_root": True},
+        ),
+        (
+            ["secondary-token", "-policy-ceiling=app, web", "-policy-ceiling=ops", "osaka"],
+            "POST",
+            f"{PRIMARY}/secondary-token",
+            {"id": "osaka", "policy_ceiling": ["app", "web", "ops"]},
+        ),
+        (
+            ["secondary-token", "-promotable", "osaka"],
+            "POST",
+            f"{PRIMARY}/secondary-token",
+            {"id": "osaka"},
+        ),
         (["demote", "-yes"], "POST", f"{PRIMARY}/demote", {}),
         (["revoke", "-yes", "osaka"], "POST", f"{PRIMARY}/revoke-secondary", {"id": "osaka"}),
         (
@@ -98,7 +117,7 @@ def typed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             f"{PRIMARY}/paths-filter/osaka",
             {"mode": "deny", "paths": ["a/", "auth/b/"]},
         ),
-        (["filter", "delete", "osaka"], "DELETE", f"{PRIMARY}/paths-filter/osaka", None),
+        (["filter", "delete", "-yes", "osaka"], "DELETE", f"{PRIMARY}/paths-filter/osaka", None),
         (["quarantine", "list"], "GET", QUARANTINE, None),
         (["quarantine", "read", ENTRY], "GET", f"{QUARANTINE}/{ENTRY}", None),
         (["quarantine", "restore", ENTRY], "POST", f"{QUARANTINE}/{ENTRY}/restore", {}),
@@ -160,7 +179,11 @@ def test_a_refusal_of_the_server_is_exit_code_2(contract: Contract, replication:
         ["filter", "read", "x" * 129],
         ["filter", "write", "-a", "p/"],
         ["filter", "write", "osaka", ""],
-        ["filter", "delete", ""],
+        ["filter", "delete", "-yes", ""],
+        ["secondary-token", "-policy-ceiling=", "osaka"],
+        ["secondary-token", "-policy-ceiling=a,,b", "osaka"],
+        ["update-primary", "-primary-client-cert=/nowhere", "TOKEN"],
+        ["update-primary", "-primary-client-key=/nowhere", "TOKEN"],
         ["quarantine", "discard", "-yes", "a?b"],
         ["update-primary"],
         ["update-primary", "-addrs=a", "TOKEN"],
@@ -234,6 +257,49 @@ def test_a_ca_is_read_here_and_a_key_beside_it_stays_here(
     sent = contract.changes()[0][2]["ca_cert"]
     assert sent == made.ca.read_text() + made.certificate.read_text()
     assert "PRIVATE" not in sent
+
+
+def test_a_certificate_for_the_primary_goes_with_its_key(
+    contract: Contract, replication: Run, tmp_path: Path
+) -> None:
+    made = make_certificates(tmp_path)
+    contract.play(f"POST {SECONDARY}/update-primary", WARNED)
+    both = tmp_path / "both.pem"
+    both.write_text(made.certificate.read_text() + made.key.read_text())
+    words = (f"-primary-client-cert={both}", f"-primary-client-key={both}")
+    assert replication("update-primary", *words, "TOKEN").code == 0
+    ((_, _, body),) = contract.changes()
+    assert body["client_cert_pem"] == made.certificate.read_text()
+    assert body["client_key_pem"] == made.key.read_text()
+
+
+def test_the_authorities_of_a_directory_are_all_taken(
+    contract: Contract, replication: Run, tmp_path: Path
+) -> None:
+    authorities = set()
+    for name in ("one", "two"):
+        (tmp_path / "made" / name).mkdir(parents=True)
+        text = make_certificates(tmp_path / "made" / name).ca.read_text()
+        (tmp_path / f"{name}.pem").write_text(text)
+        authorities.add(text)
+    (tmp_path / "notes.txt").write_text("no certificate")
+    contract.play(f"POST {SECONDARY}/update-primary", WARNED)
+    assert replication("update-primary", f"-ca-file={tmp_path}", "TOKEN").code == 0
+    ((_, _, body),) = contract.changes()
+    assert body["ca_cert"].count("BEGIN CERTIFICATE") == 2
+    assert all(text in body["ca_cert"] for text in authorities)
+
+
+@pytest.mark.parametrize("text", ["", ENCRYPTED])
+def test_a_file_without_a_key_that_can_be_read_is_no_key(
+    text: str, contract: Contract, replication: Run, tmp_path: Path
+) -> None:
+    made = make_certificates(tmp_path)
+    made.key.write_text(text)
+    words = (f"-primary-client-cert={made.certificate}", f"-primary-client-key={made.key}")
+    done = replication("update-primary", *words, "TOKEN")
+    assert (done.code, contract.changes()) == (1, [])
+    assert "must hold one private key" in done.err
 
 
 def test_a_file_without_certificate_is_no_ca(

@@ -76,6 +76,8 @@ class Primary:
     def passes(self, secondary_id: str) -> Passes | None:
         return self.filter
 
+    def guard(self, *, found: bool) -> None: ...
+
     def forward(self, session: PrimarySession, number: int, call: bytes) -> None:
         self.ran.append(call)
 

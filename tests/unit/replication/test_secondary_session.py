@@ -82,6 +82,9 @@ class Host:
     def api_addr(self) -> str:
         return ""
 
+    def local_mounts(self) -> tuple[str, ...]:
+        return ("here/",)
+
     def is_partial(self) -> bool:
         return False
 

@@ -274,22 +274,27 @@ def test_a_checkpoint_stores_only_what_changed_since_the_last(
     assert len(list(store.digests.changed_nodes())) == 1
 
 
-def test_reindexing_makes_the_digests_anew_from_the_entries(
+def test_digests_that_are_damaged_on_disk_can_all_be_stored_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "CHECKPOINT_CHANGES", 3)
     store = open_store(tmp_path)
     for n in range(20):
         write(store, {str(n): b"x"})
-    with store.env.begin(store.data, write=True) as txn:
-        txn.delete(b"s" + MOUNT + b"7")  # behind the store's back
-    assert problems(store) == ["the digest tree does not match the entries"]
-    store.reindex()
-    write(store, {"more": b"x"})
+    with store.env.begin(store.meta, write=True) as txn:
+        nodes = [(key, raw) for key, raw in txn.cursor() if key.startswith(b"digest/")]
+        for key, raw in nodes:
+            txn.put(key, raw[:-1] + bytes((raw[-1] ^ 1,)))
+        txn.put(nodes[0][0][:-1] + b"\xff", b"of no mount's node")
+    assert problems(store) == ["the stored digest tree is damaged; the next start makes it anew"]
+    batch = store.batch()
+    store.renew_digests(batch.transaction().txn)
+    batch.commit()
     assert not problems(store)
     root = store.digests.root(b"s")
     store.close()
-    assert open_store(tmp_path).digests.root(b"s") == root
+    again = open_store(tmp_path)
+    assert (again.digests.root(b"s"), again.digests_rebuilt) == (root, False)
 
 
 def test_reading_the_log_from_where_it_no_longer_reaches_says_so(

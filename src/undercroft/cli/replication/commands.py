@@ -21,7 +21,13 @@ _CLUSTER_ADDRESS: Final = Flag(
 )
 _TRUST: Final = (
     Flag("primary-api-addr", "URL of the primary's API, if not the one in the token.", "URL"),
-    Flag("ca-file", "PEM file, read here, of the CA behind the primary's API.", "FILE"),
+    Flag(
+        "ca-file",
+        "PEM file, or directory of them, read here, of the CA behind the primary's API.",
+        "FILE",
+    ),
+    Flag("primary-client-cert", "PEM file, read here, if the primary's API demands one.", "FILE"),
+    Flag("primary-client-key", "Its private key.", "FILE"),
 )
 
 REPLICATION: Final = (
@@ -58,6 +64,16 @@ REPLICATION: Final = (
             FIELD,
             Flag("ttl", "How long the token is good; 30m unless given.", "DURATION"),
             Flag("public-key", "Seal the token for this key of the secondary.", "KEY"),
+            Flag(
+                "promotable",
+                "It may take over; with `-promotable=false` it may not.",
+                is_switch=True,
+                starts_on=True,
+            ),
+            Flag("forward-root", "It may vouch for root tokens.", is_switch=True),
+            Flag(
+                "policy-ceiling", "The only policies that it may vouch for.", "NAME,…", repeats=True
+            ),
         ),
         example="undercroft replication secondary-token -field=wrapping_token osaka",
     ),
@@ -172,7 +188,7 @@ REPLICATION: Final = (
         "ID",
         least=1,
         most=1,
-        flags=CLIENT,
+        flags=(*CLIENT, _YES),
         example="undercroft replication filter delete osaka",
     ),
     Command(

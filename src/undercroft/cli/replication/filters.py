@@ -7,6 +7,7 @@ from undercroft.cli import jsontext
 from undercroft.cli.client import Client, client_from
 from undercroft.cli.failure import OK, RemoteError, UsageError
 from undercroft.cli.output import go_text, grid, show_done, show_secret
+from undercroft.cli.prompt import confirm
 from undercroft.cli.replication.requests import PRIMARY, checked_id, envelope, fetch_status
 
 
@@ -66,9 +67,24 @@ def write(values: argparse.Namespace) -> int:
 
 
 def delete(values: argparse.Namespace) -> int:
-    secondary_id = checked_id(values.arguments[0])
-    answer = client_from(values).call("DELETE", _path(secondary_id))
+    secondary_id, client = checked_id(values.arguments[0]), client_from(values)
+    if not values.yes:
+        confirm(_deletion(client, secondary_id), values)
+    answer = client.call("DELETE", _path(secondary_id))
     return show_done(answer.body, f"The secondary {secondary_id} gets everything.", values.format)
+
+
+def _deletion(client: Client, secondary_id: str) -> str:
+    body = _filter(client, secondary_id)
+    if body is None:
+        return f"The secondary {secondary_id} has no filter: it gets everything already."
+    paths, mode = ", ".join(map(str, body["data"].get("paths") or ())), body["data"].get("mode")
+    now = f"nothing but {paths}" if mode == "allow" else f"everything but {paths}"
+    return (
+        f"The secondary {secondary_id} gets {now}. Without its filter all shared data goes there: "
+        "what has been kept from it is copied at once, and may be read there. A filter made anew "
+        "removes it there, but nobody forgets what was read."
+    )
 
 
 def _path(secondary_id: str) -> str:

@@ -1,8 +1,11 @@
 """What is asked of a primary: to be one, to let secondaries in and shut them out, to step down."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from undercroft.cli.client import Client, client_from
+from undercroft.cli.failure import UsageError
 from undercroft.cli.output import show_done, show_secret
 from undercroft.cli.prompt import confirm
 from undercroft.cli.replication.members import connected_ids
@@ -20,13 +23,27 @@ def enable(values: argparse.Namespace) -> int:
 
 
 def secondary_token(values: argparse.Namespace) -> int:
-    body = {"id": checked_id(values.arguments[0])}
+    body: dict[str, Any] = {"id": checked_id(values.arguments[0])}
     if values.ttl:
         body["ttl"] = values.ttl
     if values.public_key:
         body["secondary_public_key"] = values.public_key
+    if not values.promotable:
+        body["promotable"] = False
+    if values.forward_root:
+        body["forward_root"] = True
+    if values.policy_ceiling:
+        body["policy_ceiling"] = _names(values.policy_ceiling)
     answer = client_from(values).call("POST", f"{PRIMARY}/secondary-token", body)
     return show_secret(envelope(answer), values.format, values.field)
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """An empty ceiling would be none at all."""
+    names = [name.strip() for part in given for name in part.split(",")]
+    if not all(names):
+        raise UsageError("-policy-ceiling: a name is empty")
+    return names
 
 
 def demote(values: argparse.Namespace) -> int:

@@ -17,6 +17,10 @@ _ID: Final = re.compile(r"\w(?:[\w.-]{0,126}\w)?", re.ASCII)
 _CERTIFICATE: Final = re.compile(
     r"-----BEGIN CERTIFICATE-----\s[^-]*-----END CERTIFICATE-----", re.ASCII
 )
+_PRIVATE_KEY: Final = re.compile(
+    r"-----BEGIN (?:RSA |EC )?PRIVATE KEY-----\s[^-:]*-----END (?:RSA |EC )?PRIVATE KEY-----",
+    re.ASCII,
+)
 _PEM_BYTES_MAX: Final = 1 << 20
 
 
@@ -29,20 +33,34 @@ def checked_id(text: str) -> str:
     return text
 
 
-def certificates(path: str) -> str:
-    """The certificates of a PEM file. What else it holds, such as a key, stays here.
+def certificates(path: str, flag: str) -> str:
+    """The certificates of a PEM file, or of all in a directory. What else they hold, such as a key,
+    stays here.
 
     Raises UsageError.
     """
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(_PEM_BYTES_MAX).decode("ascii", "replace")
-    except OSError as error:
-        raise UsageError(f"-ca-file cannot be read: {error.strerror}") from None
-    found = _CERTIFICATE.findall(text)
+    at = Path(path)
+    files = sorted(file for file in at.iterdir() if file.is_file()) if at.is_dir() else [at]
+    found = [one for file in files for one in _CERTIFICATE.findall(_text(file, flag))]
     if not found:
-        raise UsageError("-ca-file holds no certificate in PEM")
+        raise UsageError(f"{flag} holds no certificate in PEM")
     return "\n".join(found) + "\n"
+
+
+def private_key(path: str, flag: str) -> str:
+    """The one private key of a PEM file. Raises UsageError."""
+    found = _PRIVATE_KEY.findall(_text(Path(path), flag))
+    if len(found) != 1:
+        raise UsageError(f"{flag} must hold one private key in PEM, which is not encrypted")
+    return str(found[0]) + "\n"
+
+
+def _text(file: Path, flag: str) -> str:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_PEM_BYTES_MAX).decode("ascii", "replace")
+    except OSError as error:
+        raise UsageError(f"{flag} cannot be read: {error.strerror}") from None
 
 
 def envelope(answer: Answer) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from undercroft.cli.output import show_done, show_secret
 from undercroft.cli.prompt import argument_or_secret, confirm
 from undercroft.cli.replication import words
 from undercroft.cli.replication.members import members
-from undercroft.cli.replication.requests import SECONDARY, certificates, envelope, fetch_status
+from undercroft.cli.replication.requests import (
+    SECONDARY,
+    certificates,
+    envelope,
+    fetch_status,
+    private_key,
+)
 from undercroft.cli.replication.waiting import Teller, until_primary, until_streaming
 from undercroft.durations import parse_seconds
 from undercroft.errors import InvalidRequest
@@ -138,7 +144,13 @@ def update_primary(values: argparse.Namespace) -> int:
 def _trust(values: argparse.Namespace) -> dict[str, str]:
     body = {"primary_api_addr": values.primary_api_addr} if values.primary_api_addr else {}
     if values.ca_file:
-        body["ca_cert"] = certificates(values.ca_file)
+        body["ca_cert"] = certificates(values.ca_file, "-ca-file")
+    if bool(values.primary_client_cert) != bool(values.primary_client_key):
+        raise UsageError("-primary-client-cert and -primary-client-key go together")
+    if values.primary_client_cert:
+        chain = certificates(values.primary_client_cert, "-primary-client-cert")
+        body["client_cert_pem"] = chain
+        body["client_key_pem"] = private_key(values.primary_client_key, "-primary-client-key")
     return body
 
 

@@ -15,6 +15,7 @@ from undercroft.durations import parse_duration
 from undercroft.engines.base import Call, Engine, Field, Kind, Route, deletes, reads, writes
 from undercroft.errors import InvalidRequest, NotFound
 from undercroft.replication import filters
+from undercroft.replication.clashes import check_secondaries
 from undercroft.request.model import Response
 from undercroft.request.mounts import (
     Mount,
@@ -138,6 +139,8 @@ class _Family:
             seal_wrap=call.get("seal_wrap", False),
             external_entropy_access=call.get("external_entropy_access", False),
         )
+        if not mount.local:
+            _check_secondaries(call, path)
         self._check(call, engine, mount, None)
         call.services.mounts.put(call.view, mount)
         return None
@@ -193,6 +196,11 @@ class _Family:
 
 
 _BUILT_IN_ONCE: Final = ("system", "cubbyhole", "token")
+
+
+def _check_secondaries(call: Call, path: str) -> None:
+    """A call that a secondary has sent on carries no token."""
+    check_secondaries(call.services.replication, path, names=bool(call.request.token))
 
 
 def describe(mount: Mount) -> dict[str, Any]:
@@ -338,6 +346,8 @@ def _remount(call: Call) -> Response:
         was, wanted = ("auth", "non-auth") if mount.auth else ("non-auth", "auth")
         raise InvalidRequest(f'cannot remount {was} mount to {wanted} mount "{target}"')
     check_new_path(table, target, auth=mount.auth)
+    if not mount.local:
+        _check_secondaries(call, target)
     call.services.mounts.put(call.view, structs.replace(mount, path=target))
     migration = str(uuid.uuid4())
     Space(call.view, LOCAL, QUEUE).write(

@@ -134,6 +134,7 @@ class Heartbeat(_Frame, frozen=True, array_like=True):
     api_addr: str = ""
     cluster_addr: str = ""
     rank: tuple[int, bytes] = (0, b"")  # of the newest epoch that the sender knows of
+    local_mounts: tuple[str, ...] = ()  # paths on a secondary that a shared mount would clash with
 
 
 class Echo(_Frame, frozen=True, array_like=True):

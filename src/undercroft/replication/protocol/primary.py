@@ -59,6 +59,10 @@ class Host(Protocol):
         """What may go to that secondary; None: everything shared."""
         ...
 
+    def guard(self, *, found: bool) -> None:
+        """A secondary has shown its place: the log reaches back to it, or states are compared."""
+        ...
+
     def forward(self, session: "PrimarySession", number: int, call: bytes) -> None: ...
     def announce(self, session: "PrimarySession", claim: bytes) -> None: ...
     def handover(self, session: "PrimarySession") -> None: ...
@@ -334,6 +338,7 @@ class PrimarySession:
                 self._refuse(*problem)
                 return
             verdict, branch_seq = self._judge(hello, hello.lineage, lineage)
+            self._host.guard(found=verdict == frames.FOLLOW)
         self._welcome(hello, lineage, verdict, branch_seq)
 
     def _judge(self, hello: frames.Hello, theirs: Lineage, lineage: Lineage) -> tuple[str, int]:

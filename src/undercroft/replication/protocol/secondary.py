@@ -24,6 +24,8 @@ SILENT: Final = "nothing was heard of the primary"  # why a session has ended
 _OF_ANY_SESSION: Final = (frames.Announced, frames.Heartbeat, frames.Echo)
 _BEATS_KEPT: Final = 600  # heartbeats whose state is still to come
 
+_FAILURES: Final = ("failed", "protocol")  # codes of a Bye
+
 # Vault's words for the state of a secondary
 STREAM_WALS: Final = "stream-wals"
 MERKLE_DIFF: Final = "merkle-diff"
@@ -37,6 +39,10 @@ class Host(Protocol):
     def cluster_id(self) -> str: ...
     def cluster_addr(self) -> str: ...
     def api_addr(self) -> str: ...
+    def local_mounts(self) -> tuple[str, ...]:
+        """Where this cluster has mounts of its own."""
+        ...
+
     def is_partial(self) -> bool:
         """Whether the copy is not complete yet: no history of its own counts."""
         ...
@@ -98,6 +104,7 @@ class SecondarySession:
         self.welcome: frames.Welcome | None = None
         self.refused: frames.Refuse | frames.Bye | None = None
         self.ended = ""
+        self.failing = False  # it ended by what was said in it, not by the link
         self.idle_reason = ""  # why it must not be tried again before an operator looks
         self.state = IDLE
         self.divergences = 0
@@ -108,6 +115,7 @@ class SecondarySession:
         self.clock_skew_ms = 0
         self.bytes_received = 0
         self.records_received = 0
+        self.compared_ms: list[int] = []  # what comparisons took, for whoever takes it from here
         self.last_heard_ms = clock.steady_ms()
         self._host = host
         self._clock = clock
@@ -115,6 +123,7 @@ class SecondarySession:
         self._out: list[bytes] = []
         self._consumed = 0
         self._comparison: Comparison | None = None
+        self._comparing_ms = 0  # steady clock: since when
         self._again = False  # what is being compared has changed: once more, then
         self._withheld: tuple[bytes, ...] | None = None  # as the sink was told last
         self._lacks: tuple[bytes, ...] | None = None  # what it is told once a comparison is over
@@ -144,6 +153,7 @@ class SecondarySession:
                 if self.ended:
                     return
         except ProtocolError as error:
+            self.failing = True
             self.end("protocol", str(error))
 
     def heard(self) -> None:
@@ -186,6 +196,12 @@ class SecondarySession:
     def following(self) -> bool:
         return self._streaming and not self.ended
 
+    @property
+    def settled(self) -> bool:
+        """Whether it follows, and all that we have heard of has been applied."""
+        at = self.sink.position().seq
+        return self.following and self._comparison is None and at >= self.primary_position.seq
+
     def forward(self, call: bytes, done: Callable[[frames.Forwarded | None], None]) -> None:
         """Have a vouched call run at the primary; None: the outcome is unknown."""
         self._forward_number += 1
@@ -205,6 +221,7 @@ class SecondarySession:
 
     def failed(self, text: str) -> None:
         """The sink could not apply what it was given: begin anew from what is durable."""
+        self.failing = not self.ended or self.failing
         self.end("failed", text)
 
     def compare_now(self) -> None:
@@ -251,6 +268,7 @@ class SecondarySession:
     def _handle(self, frame: Frame, size: int) -> None:
         if isinstance(frame, frames.Refuse | frames.Bye):
             self.refused = frame
+            self.failing = frame.code in _FAILURES
             self._over(frame.text or frame.code)
         elif self.welcome is None:
             if not isinstance(frame, frames.Welcome):
@@ -396,6 +414,7 @@ class SecondarySession:
             self.state = MERKLE_SYNC if self._host.is_partial() else MERKLE_DIFF
             self.unsettled = True
             self.sink.begin_comparison()
+        self._comparing_ms = self._clock.steady_ms()
         self._again = False
         partial = self._host.is_partial()
         self._comparison = Comparison(
@@ -420,6 +439,7 @@ class SecondarySession:
         """
         assert self._comparison is not None
         held, self._comparison = self._comparison.held, None
+        self.compared_ms.append(self._clock.steady_ms() - self._comparing_ms)
         self._trusted_from = max(self._trusted_from, upto.seq)
         if self._again:
             self._compare(jump_to)
@@ -494,6 +514,7 @@ class SecondarySession:
                 api_addr=self._host.api_addr(),
                 cluster_addr=self._host.cluster_addr(),
                 rank=self._lineage().rank,
+                local_mounts=self._host.local_mounts(),
             )
         )
 

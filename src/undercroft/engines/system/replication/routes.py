@@ -138,38 +138,36 @@ def _not_yet(call: Call) -> Response:
     )
 
 
+_NOT_YET: Final = Handler(_not_yet)
+_WRITTEN: Final = (Operation.CREATE, Operation.UPDATE)
+_DR_METHODS: Final = {
+    "primary/secondary-token": (Operation.READ, *_WRITTEN),
+    "secondary/generate-operation-token/attempt": (Operation.READ, *_WRITTEN, Operation.DELETE),
+}
 _DR: Final = tuple(
     Route(
         f"replication/dr/{name}",
-        {
-            Operation.READ: Handler(_not_yet),
-            Operation.CREATE: Handler(_not_yet),
-            Operation.UPDATE: Handler(_not_yet),
-        },
+        dict.fromkeys(_DR_METHODS.get(name, _WRITTEN), _NOT_YET),
         raw_body=True,
         summary="Not supported yet.",
     )
     for name in (
-        *(
-            f"primary/{name}"
-            for name in ("enable", "demote", "disable", "secondary-token", "revoke-secondary")
-        ),
-        *(
-            f"secondary/{name}"
-            for name in (
-                "enable",
-                "promote",
-                "disable",
-                "update-primary",
-                "generate-public-key",
-                "recover",
-                "reindex",
-                "merkle-check",
-                "generate-operation-token/attempt",
-                "generate-operation-token/update",
-                "operation-token/delete",
-            )
-        ),
+        "primary/enable",
+        "primary/demote",
+        "primary/disable",
+        "primary/secondary-token",
+        "primary/revoke-secondary",
+        "secondary/enable",
+        "secondary/promote",
+        "secondary/disable",
+        "secondary/update-primary",
+        "secondary/generate-public-key",
+        "secondary/recover",
+        "secondary/reindex",
+        "secondary/merkle-check",
+        "secondary/generate-operation-token/attempt",
+        "secondary/generate-operation-token/update",
+        "secondary/operation-token/delete",
         "reindex",
     )
 )
@@ -214,7 +212,7 @@ ROUTES: Final = (
             f"replication/{family}reindex",
             writes(
                 status.reindex,
-                prepare=status.prepare_merkle_check,
+                prepare=status.prepare_reindex,
                 summary="Makes the digest tree anew if it is not what the entries say.",
             ),
             fields=(

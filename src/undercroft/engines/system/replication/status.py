@@ -5,6 +5,8 @@ last, with the positions of the request's own snapshot.
 """
 
 import base64
+import threading
+import time
 from typing import Any, Final
 
 import msgspec
@@ -12,9 +14,9 @@ import msgspec
 from undercroft.durations import rfc3339
 from undercroft.engines.base import Call
 from undercroft.engines.system.replication.primary import token_states
-from undercroft.errors import InvalidRequest
+from undercroft.errors import InvalidRequest, Unavailable
 from undercroft.replication import activation, quarantine
-from undercroft.replication.control import RECHECK, Question
+from undercroft.replication.control import RECHECK, REINDEX, Question
 from undercroft.replication.role import (
     DISABLED,
     PRIMARY,
@@ -26,9 +28,14 @@ from undercroft.replication.role import (
 from undercroft.replication.status import READY, PeerStatus, ReplicationStatus
 from undercroft.request.model import Response
 from undercroft.storage.verify import Report, examine
-from undercroft.storage.view import Transaction
 
 _NEVER_CHECKED: Final = "-62135596800"
+_BREATH_SECONDS: Final = 0.001  # between two slices of a check
+_checking: Final = threading.Lock()
+_REINDEXING: Final = (
+    "Reindexing runs in the background while reads and writes go on; status tells how far it is, "
+    "and last_reindex_epoch when it is over. A restart of the server ends it: call it again then."
+)
 
 
 def both(call: Call) -> Response:
@@ -52,7 +59,9 @@ def shown(call: Call) -> dict[str, Any]:
         return {"mode": DISABLED}
     status = call.services.replication
     if status.mode != role.mode:  # of the role before: what it says of others counts no more
-        status = ReplicationStatus(mode=role.mode, root=status.root, root_seq=status.root_seq)
+        status = ReplicationStatus(
+            mode=role.mode, root=status.root, root_seq=status.root_seq, reindex=status.reindex
+        )
     _, shared = call.view.positions()
     checks = read_checks(call.view)
     common: dict[str, Any] = {
@@ -73,6 +82,13 @@ def shown(call: Call) -> dict[str, Any]:
         "state_since": rfc3339(status.state_since_ms or role.since_ms),
         "quarantined_records": len(quarantine.names(call.view)),
     }
+    if status.reindex is not None:
+        common |= {
+            "reindex_in_progress": True,
+            "reindex_stage": status.reindex.stage,
+            "reindex_building_progress": status.reindex.done,
+            "reindex_building_total": status.reindex.total,
+        }
     more = _primary if role.mode == PRIMARY else _secondary
     everything = {**common, **more(call, role, status)}
     return _redacted(everything) if "addresses" in call.request.redacted else everything
@@ -200,33 +216,39 @@ def merkle_check(call: Call) -> Response:
     return Response(call.prepared)
 
 
-def reindex(call: Call) -> Response:
-    """Make the digest tree anew if it is not what the entries say, which `prepare` has found out.
+def prepare_reindex(call: Call) -> bool:
+    ask = call.services.ask_replicator
+    assert ask is not None, "a node has a replicator"
+    reply = ask(Question(REINDEX))
+    if reply.result == "refused":
+        raise InvalidRequest(
+            f"reindexing is under way already ({reply.reason})", hint="status tells when it is over"
+        )
+    if reply.result != "ready":
+        raise Unavailable(f"nothing was begun: {reply.reason}")
+    return True
 
-    Data, log and tree are one commit, so it always should be; where it is, nothing is locked.
-    """
+
+def reindex(call: Call) -> Response:
+    """It runs in the replicator (`replication/reindexing.py`); status shows how far it is."""
     response = Response(status=200)
     for name in ("diff", "force", "skip_flush"):
         if call.get(name):
             response.warn(f"{name} has no effect: every entry is compared, and nothing is flushed")
-    tx, store = call.view, call.services.store
-    assert isinstance(tx, Transaction), "declared as writing"
-    assert store is not None, "a node has a store"
-    checks = msgspec.structs.replace(
-        read_checks(tx), reindexed_ms=call.now_ms, checked_ms=call.now_ms, corrupted=False
-    )
-    write_checks(tx, checks)
-    if call.prepared["merkle_corruption_report"]["corrupted_root"]:
-        tx.after_commit.append(store.reindex)
-        return response.warn("The digest tree differed from the entries and is made anew.")
-    return response.warn("The digest tree is what the entries say: nothing had to be made anew.")
+    return response.warn(_REINDEXING)
 
 
 def prepare_merkle_check(call: Call) -> dict[str, Any]:
+    """One at a time in a worker: others need its threads, too, and its memory."""
     store, report = call.services.store, Report()
     assert store is not None, "a node has a store"
-    for _ in examine(store, report):
-        pass
+    if not _checking.acquire(blocking=False):
+        raise Unavailable("a check is under way already; nothing was begun")
+    try:
+        for _ in examine(store, report):
+            time.sleep(_BREATH_SECONDS)  # the requests of this worker first
+    finally:
+        _checking.release()
     sound = not report.found
     root = base64.b64encode(call.services.replication.root).decode()
     tree = {
