@@ -24,6 +24,7 @@ from undercroft.storage.keys import (
     stored_key,
 )
 from undercroft.storage.record import is_plain, parse_head, sealed_expiry, tag_of
+from undercroft.storage.turns import in_turns
 from undercroft.storage.view import Transaction
 from undercroft.storage.wal import (
     CORRECTION,
@@ -58,6 +59,7 @@ TRIM_RECORDS: Final = 1024
 TRIM_BYTES: Final = 16 << 20
 
 _PAGES_BYTES: Final = 16 << 20  # more than a commit writes beside what requests gave it
+_TURN: Final = 16  # entries of a bulk: a tenth of a millisecond
 _GENERATION_KEY: Final = b"generation"
 
 
@@ -328,7 +330,7 @@ class Batch:
         """
         _refuse_shared_writes(tx)
         plan = _Plan()
-        for key, record in dict(entries).items():
+        for key, record in in_turns(dict(entries).items(), _TURN):
             old_tag = plan.add_shared(tx, key, record)
             if tx.stored_raw(key) != record:
                 plan.shared.append(encode_operation(key, old_tag, record))
@@ -385,7 +387,7 @@ class Batch:
 
     def _store_changes(self, changes: list[_Change]) -> None:
         txn, store = self._txn, self._store
-        for stored, full, record, expires_ms, had_expiry_ms in changes:
+        for stored, full, record, expires_ms, had_expiry_ms in in_turns(changes, _TURN):
             if had_expiry_ms:
                 txn.delete(expiry_key(had_expiry_ms, stored), db=store.expiry)
             faults.point("data")

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from undercroft.errors import Corrupt
 from undercroft.storage.keys import HEAD_BYTES, OWN
+from undercroft.storage.turns import in_turns
 
 NODES: Final = 256
 NODE_BUCKETS: Final = 256
@@ -32,6 +33,7 @@ _EMPTY_NODE: Final = bytes(NODE_BYTES)
 _DENSE: Final = b"\x00"
 _SPARSE: Final = b"\x01"
 _SPARSE_PAIR: Final = 1 + LEAF_BYTES
+_TURN: Final = 128  # leaves: a tenth of a millisecond
 _CHECK: Final = Struct(">I")
 
 
@@ -154,7 +156,7 @@ class DigestTree:
     def apply(self, deltas: Iterable[tuple[bytes, bytes, bytes]]) -> None:
         number, last = int.from_bytes, b""
         mount = MountDigest()
-        for key, old, new in deltas:
+        for key, old, new in in_turns(deltas, _TURN):
             head = key[:HEAD_BYTES]
             if head != last:
                 if head[:1] == OWN:
