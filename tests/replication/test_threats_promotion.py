@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,26 @@ def test_threat_r_12_a_write_during_a_demotion_is_kept_or_refused(tmp_path: Path
         until(lambda: status(two)["last_remote_wal"] >= last)
         ok(two, "secondary/promote")
         assert [name for name in done if read(two, name) != name] == []
+
+
+def test_a_primary_that_stopped_for_a_promotion_which_is_refused_goes_on(tmp_path: Path) -> None:
+    with replicating_pair(tmp_path) as pair:
+        one, two = pair.primary, pair.secondary
+        settle(two, one)
+        writer = pair.secondary_server.children()["writer"]
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                promotion = pool.submit(two.request, "POST", PROMOTE)
+                time.sleep(11)  # longer than a grant is good for
+                assert one.request("POST", "kv1/now", {"v": 1}).status == 503
+                os.kill(writer, signal.SIGCONT)
+                answer = promotion.result()
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        assert answer.status == 503
+        assert "the primary's grant is too old by now" in errors(answer)
+        until(lambda: one.request("POST", "kv1/now", {"v": 2}).status == 204, pair.primary_server)
+        settle(two, one)
+        assert two.request("GET", "kv1/now").body["data"] == {"v": 2}
+        assert status(two)["mode"] == "secondary"

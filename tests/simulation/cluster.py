@@ -4,6 +4,7 @@ Every change of the store and of the role is a change in its queue, as in the wr
 """
 
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +25,6 @@ from tests.simulation.store import (
 from undercroft.errors import NeedsPrimary, UndercroftError
 from undercroft.replication import moves
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage, founded
-from undercroft.replication.moves import Promotion
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.ports import Passes
 from undercroft.replication.protocol.primary import PrimarySession
@@ -69,6 +69,14 @@ def credentials_of(ticket: Ticket) -> Credentials:
 
 def ticket_of(credentials: Credentials) -> Ticket:
     return msgspec.msgpack.decode(credentials.certificate, type=Ticket)
+
+
+class Promotion(Enum):
+    """How a secondary becomes primary."""
+
+    SWITCHOVER = "switchover"  # the primary stops first: nothing is lost
+    FORCED = "forced"  # without the primary, which is fenced when it can be
+    DRILL = "drill"  # detached: nobody is told
 
 
 class Switchover:
@@ -273,23 +281,21 @@ class Cluster:
         self.change(change)
 
     def promote(self, *, force: bool) -> None:
-        session = self.session
-        connected = session is not None and session.following
         try:
-            kind = moves.plan_promotion(
-                self.role,
-                self.disk.lineage(),
-                connected=connected,
-                filtered=bool(self.role.withheld),
-                force=force,
-            )
+            moves.check_promotable(self.role, force=force)
         except UndercroftError as error:
             self.world.say(f"{self}: no promotion: {error.message}")
             return
+        session, upstream = self.session, self.role.upstream
+        connected = session is not None and session.following
+        kind = Promotion.FORCED
+        if upstream is None:
+            kind = Promotion.DRILL
+        elif connected and not force:
+            kind = Promotion.SWITCHOVER
         self.world.say(f"{self}: promotion, {kind.value}")
-        upstream = self.role.upstream
         if kind is not Promotion.SWITCHOVER:
-            self.change(lambda: self._promote(kind, upstream))
+            self.change(lambda: self._promote(kind, upstream, force=force))
         elif self.switchover is None:
             assert session is not None
             until_ms = self.steady_ms() + HANDOVER_MS
@@ -323,9 +329,13 @@ class Cluster:
             def done(_: int) -> None:
                 self.switchover = None
 
+            def refused(_: str) -> None:
+                self.switchover = None
+                waiting.session.end("handover", "the promotion was not completed")
+
             self.change(
-                lambda: self._promote(Promotion.SWITCHOVER, waiting.upstream),
-                _Told(done, lambda _: done(0)),
+                lambda: self._promote(Promotion.SWITCHOVER, waiting.upstream, force=False),
+                _Told(done, refused),
             )
         elif waiting.session.ended or self.steady_ms() > waiting.until_ms:
             # The primary may have stopped for us: only a new session shows it that we gave up.
@@ -333,12 +343,13 @@ class Cluster:
             self.switchover = None
             waiting.session.end("handover", "the handover took too long")
 
-    def _promote(self, kind: Promotion, planned: Upstream | None) -> int:
+    def _promote(self, kind: Promotion, planned: Upstream | None, *, force: bool) -> int:
         before = self.disk.lineage()
         assert before is not None
         role, upstream = self.role, self.role.upstream
         if upstream != planned:
             raise Failure("the primary has been changed meanwhile")
+        moves.check_promotable(role, force=force)
         made = moves.promoted(role, "", self.wall_ms())
         if kind is Promotion.SWITCHOVER:
             assert upstream is not None

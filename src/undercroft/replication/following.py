@@ -94,7 +94,8 @@ class Following:
         self.damage = ""  # of the store, when it cannot be looked through
         self.copy_complete = False
         self.copy_unsettled = False
-        self._held_until = 0.0  # no session begins: a handover was granted to the last one
+        self._granted: SecondarySession | None = None  # in which the primary stopped for us
+        self._held_until = 0.0  # no session begins, since the promotion may still come
         self._link: SessionLink | None = None
         self._stopping = False
         self._stopped = False  # an operator has to look
@@ -410,7 +411,7 @@ class Following:
         if session.ended:
             return "refused", 0, "the link broke"
         # Whoever shows itself without an epoch after a grant must open none (`moves.may_open`).
-        self._held_until = time.monotonic() + HOLD_SECONDS
+        self._granted, self._held_until = session, time.monotonic() + HOLD_SECONDS
         return "ready", reply.seq, ""
 
     def _give_up(self, session: SecondarySession, reason: str) -> tuple[str, int, str]:
@@ -507,6 +508,13 @@ class Following:
         """Once a second."""
         self._renew()
         session = self.session
+        if self._granted is not None and time.monotonic() > self._held_until:
+            granted, self._granted = self._granted, None
+            if not granted.ended:
+                self._give_up(granted, "the promotion was not completed")
+                log.warn(
+                    "a promotion was not completed: the primary, which stopped for it, is told"
+                )
         if self._headway.failures and session is not None and session.settled:
             self._makes_headway()  # all there is has been applied
         if session is not None and session.following and self._node.role.submits:

@@ -11,8 +11,6 @@ The two rules that keep a second primary away (ONE-WRITER):
   newest that it has begun (`may_open`): once it has shown itself without an epoch, it opens none.
 """
 
-from enum import Enum
-
 import msgspec
 
 from undercroft.errors import InvalidRequest, NeedsPrimary, Unavailable
@@ -27,14 +25,6 @@ from undercroft.replication.role import (
     Upstream,
 )
 from undercroft.storage.wal import Position
-
-
-class Promotion(Enum):
-    """How a secondary becomes primary."""
-
-    SWITCHOVER = "switchover"  # the primary stops first: nothing is lost
-    FORCED = "forced"  # without the primary, which is fenced when it can be
-    DRILL = "drill"  # detached: nobody is told
 
 
 def refusal(role: Role) -> Exception | None:
@@ -84,22 +74,24 @@ def following(role: Role, upstream: Upstream | None, now_ms: int) -> Role:
 # promotion
 
 
-def plan_promotion(
-    role: Role, lineage: Lineage | None, *, connected: bool, filtered: bool, force: bool
-) -> Promotion:
-    """What kind a promotion is. `filtered`: the primary keeps data from us."""
+def check_promotable(role: Role, *, force: bool) -> None:
+    """Whether this secondary may take over: it must not lack anything unless that is wanted.
+
+    Asked before the primary is asked to stop, and again in the commit that opens the epoch: a
+    filter may have come between. Raises InvalidRequest, or Unavailable for what passes by itself.
+    """
     _require(role, SECONDARY)
-    if lineage is None:
-        raise InvalidRequest("this cluster has no replication history to go on with")
-    if filtered and not force:
-        raise InvalidRequest("this secondary has a path filter: it lacks data", hint="force=true")
+    if role.withheld and not force:
+        raise InvalidRequest(
+            "this secondary has a path filter: it lacks data that the primary has",
+            hint="promote another one, or go ahead with force=true",
+        )
     if role.comparing and not force:
         raise Unavailable(
-            "the last comparison with the primary has not finished", hint="force=true"
+            "this secondary is still catching up: its last comparison with the primary has not "
+            "finished",
+            hint="try again, or go ahead with force=true (data may be missing)",
         )
-    if role.upstream is None:
-        return Promotion.DRILL
-    return Promotion.SWITCHOVER if connected and not force else Promotion.FORCED
 
 
 def may_open(applied_seq: int, granted_seq: int, *, session_is_newest: bool) -> bool:

@@ -6,7 +6,6 @@ import pytest
 from undercroft.errors import InvalidRequest, Unavailable
 from undercroft.replication import moves
 from undercroft.replication.lineage import Lineage, founded
-from undercroft.replication.moves import Promotion
 from undercroft.replication.role import PRIMARY, SECONDARY, Credentials, Fence, Role, Upstream
 from undercroft.storage.wal import START, Position
 
@@ -37,17 +36,16 @@ def test_a_primary_writes_until_it_is_fenced_or_hands_over() -> None:
     assert moves.refusal(CONNECTED) is not None
 
 
-def test_a_promotion_is_a_switchover_when_connected_and_a_drill_when_detached() -> None:
-    facts = {"filtered": False, "force": False}
-    plan = moves.plan_promotion
-    assert plan(CONNECTED, MINE, connected=True, **facts) is Promotion.SWITCHOVER
-    assert plan(CONNECTED, MINE, connected=False, **facts) is Promotion.FORCED
-    assert plan(Role(SECONDARY), MINE, connected=False, **facts) is Promotion.DRILL
-    with pytest.raises(InvalidRequest):
-        plan(CONNECTED, MINE, connected=True, filtered=True, force=False)
+def test_who_lacks_data_or_is_comparing_takes_over_only_by_force() -> None:
+    moves.check_promotable(CONNECTED, force=False)
+    withheld = msgspec.structs.replace(CONNECTED, withheld=(b"mount",))
     comparing = msgspec.structs.replace(CONNECTED, comparing=True)
+    with pytest.raises(InvalidRequest):
+        moves.check_promotable(withheld, force=False)
     with pytest.raises(Unavailable):
-        plan(comparing, MINE, connected=True, **facts)
+        moves.check_promotable(comparing, force=False)
+    for role in (withheld, comparing):
+        moves.check_promotable(role, force=True)
 
 
 @pytest.mark.parametrize(

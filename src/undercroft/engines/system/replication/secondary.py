@@ -16,7 +16,7 @@ from undercroft.engines.system.replication.primary import (
     transaction,
 )
 from undercroft.errors import InvalidRequest, Unavailable
-from undercroft.replication import activation, membership
+from undercroft.replication import activation, membership, moves
 from undercroft.replication.control import HAND_OVER, Question
 from undercroft.replication.joining import Joined, first_that_answers, join
 from undercroft.replication.primary_api import Trust
@@ -150,17 +150,7 @@ def prepare_promote(call: Call) -> Prepared:
 def _check_promotable(role: Role, force: bool) -> None:
     if role.mode != SECONDARY:
         raise membership.wrong_role(role, SECONDARY)
-    if role.withheld and not force:
-        raise InvalidRequest(
-            "this secondary has a path filter: it lacks data that the primary has",
-            hint="promote another one, or go ahead with force=true",
-        )
-    if role.comparing and not force:
-        raise Unavailable(
-            "this secondary is still catching up: its last comparison with the primary has not "
-            "finished",
-            hint="try again, or go ahead with force=true (data may be missing)",
-        )
+    moves.check_promotable(role, force=force)
 
 
 def promote(call: Call) -> Response:
