@@ -30,6 +30,11 @@ def test_every_relative_link_leads_to_a_file_and_heading(page: Path) -> None:
             assert heading in anchors, f"{target}#{heading}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_page_is_left_half_merged(page: Path) -> None:
+    assert re.findall(r"^(?:<{7}|>{7}) .*$", page.read_text(), re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("index", [DOCS / "README.md", DOCS / "decisions" / "README.md"], ids=_name)
 def test_every_page_below_an_index_is_in_it(index: Path) -> None:
     linked = {

@@ -2,8 +2,8 @@
 
 Fencing must not be a switch in the hands of one compromised region, so a claim counts only when it
 is signed with the key of a certificate that this very primary issued, to an id that is neither
-revoked, nor filtered, nor unpromotable, and when its lineage goes on from ours (replication.md
-section 3). Anybody may carry it: what proves it is in it.
+revoked, nor filtered, nor unpromotable, and when its lineage goes on from ours
+(docs/decisions/0010-replication.md). Anybody may carry it: what proves it is in it.
 """
 
 from typing import Final

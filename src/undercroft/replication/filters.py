@@ -1,4 +1,4 @@
-"""Path filters: which mounts' data a secondary may not have (replication.md section 8).
+"""Path filters: which mounts' data a secondary may not have.
 
 An own entry of the primary per secondary id. Mount entries and policies travel all the same, data
 does not: what is withheld is decided by the mount's id, which is part of every key.

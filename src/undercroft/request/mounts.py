@@ -122,7 +122,7 @@ class MountTable:
 
     def _read(self, view: Snapshot) -> Table:
         mounts: dict[str, Mount] = {}
-        for keyspace in (SHARED, LOCAL):  # a local mount shadows a shared one (replication.md 13)
+        for keyspace in (SHARED, LOCAL):  # a local mount shadows a shared one
             for mount in view.read_all(keyspace + SYSTEM + _PREFIX.encode(), Mount):
                 mounts[mount.path] = mount
         return Table(mounts)

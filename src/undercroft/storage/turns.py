@@ -12,8 +12,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_turns(items: Iterable[T], every: int) -> Iterator[T]:
+def in_turns(items: Iterable[T], every: int) -> Iterable[T]:
     """The items; after each `every` of them, whoever waits for this core runs first."""
+    if isinstance(items, list) and len(items) <= every:
+        return items  # most commits are small, and a generator has its price
+    return _with_turns(items, every)
+
+
+def _with_turns(items: Iterable[T], every: int) -> Iterator[T]:
     left = every
     for item in items:
         if not left:

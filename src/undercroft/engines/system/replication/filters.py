@@ -1,4 +1,4 @@
-"""Path filters of secondaries (replication.md section 8)."""
+"""Path filters of secondaries."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The primary's endpoints (founding page; replication.md section 5)."""
+"""The primary's endpoints."""
 
 import re
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The secondary's endpoints (replication.md section 6).
+"""The secondary's endpoints.
 
 What needs the network happens in `prepare`, in a thread of the worker; the transaction that follows
 checks the role again. So a token that is not good, or a primary out of reach, changes nothing.

@@ -1,4 +1,4 @@
-"""sys/replication/status, and the repairs (replication.md sections 4 and 9).
+"""sys/replication/status, and the repairs.
 
 Status is open to anyone, so nothing secret is in it, and cheap: it is what the replicator reported
 last, with the positions of the request's own snapshot.
