@@ -16,6 +16,7 @@ from undercroft.barrier.seal_store import (
     CONFIG_KEY,
     KEYRING_KEY,
     ROOT_KEY_KEY,
+    SealConfig,
     open_keyring,
     open_root_key,
     read_config,
@@ -40,7 +41,9 @@ def poison(server: Undercroft, file: Path, port: int) -> None:
             assert config is not None
             root_key = open_root_key(view, config, base64.b64decode(server.keys[0]))
             store.set_keyring(open_keyring(view, root_key).keyring(root_key))
+        with store.snapshot() as view:
             own = {name: view.get(name) for name in OF_ONE_NODE}
+        own[CONFIG_KEY] = msgspec.msgpack.encode(SealConfig("shamir", 3, 2))
         batch = store.batch()
         tx = batch.transaction()
         tx.allow_shared()
@@ -122,7 +125,9 @@ def test_threat_r_33_poisoned_entries_set_neither_files_nor_ports_nor_seal_of_a_
                 secondary.kill()
                 restart(secondary, tmp_path / "secondary")  # its own shares open it, still
                 until(lambda: status(secondary.client).get("state") == "stream-wals", secondary)
+            mounts = secondary.client.request("GET", "sys/mounts").body["data"]
             for kind in ("plugin", "file", "exec"):
+                assert f"{kind}/" in mounts, "what the primary wrote has come"
                 assert secondary.client.request("GET", f"{kind}/any").status >= 400
             assert shown(secondary.client) == before
             assert ports(secondary) == listening
