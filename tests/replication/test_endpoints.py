@@ -331,6 +331,7 @@ def test_a_repair_says_which_parameter_is_moot(primary: Client) -> None:
     for name in ("diff", "force", "skip_flush"):
         assert f"{name} has no effect" in warnings(answer)
     until(lambda: int(status(primary)["last_reindex_epoch"]) > 1_600_000_000)
+    until(lambda: "reindex_in_progress" not in status(primary))
 
 
 def test_recover_is_harmless_where_all_is_well(primary: Client) -> None:
