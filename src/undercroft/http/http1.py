@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 
 from undercroft.http.failure import plain
 from undercroft.http.limits import (
-    BUFFERED_BYTES_MAX,
     HEAD_BYTES_MAX,
     LINGER_SECONDS,
     SMALL_BODY_BYTES,
@@ -173,9 +172,12 @@ class Http1(asyncio.Protocol):
         self._usage.buffered += size
         if self._body_bytes > self._limits.request_bytes:
             raise BadRequest("the request body is too large", 413)
-        if self._usage.buffered > BUFFERED_BYTES_MAX and self._body_bytes > SMALL_BODY_BYTES:
-            self._refuse(plain(503, "too many large requests", (("Retry-After", "1"),)))
-            return False
+        if self._body_bytes > SMALL_BODY_BYTES:
+            if not self._usage.has_room(self, self._clock(), self._give_way):
+                self._give_way()
+                return False
+            if complete:
+                self._usage.arrived(self)
         if complete and not self._body:
             self._serve(head, piece)
             return True
@@ -251,8 +253,13 @@ class Http1(asyncio.Protocol):
         if self._transport.can_write_eof():  # not within TLS
             self._transport.write_eof()
 
+    def _give_way(self) -> None:
+        self._refuse(plain(503, "too many large requests", (("Retry-After", "1"),)))
+
     def _release(self) -> None:
         self._usage.buffered -= self._body_bytes
+        if self._body_bytes > SMALL_BODY_BYTES:
+            self._usage.arrived(self)
         self._body_bytes = 0
         self._body = bytearray()
 

@@ -10,6 +10,7 @@ reads nothing costs one buffer, not its answers. Time limits are checked by the 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 from h2.config import H2Configuration
@@ -30,7 +31,6 @@ from hpack.hpack import Encoder, encode_integer
 
 from undercroft.http.failure import plain
 from undercroft.http.limits import (
-    BUFFERED_BYTES_MAX,
     HEAD_BYTES_MAX,
     HEADERS_MAX,
     LINGER_SECONDS,
@@ -247,14 +247,21 @@ class Http2(asyncio.Protocol):
         self._usage.buffered += len(event.data)
         if size > self._limits.request_bytes:
             self._send(stream_id, stream, plain(413, "the request body is too large"))
-        elif self._usage.buffered > BUFFERED_BYTES_MAX and size > SMALL_BODY_BYTES:
-            full = plain(503, "too many large requests", (("Retry-After", "1"),))
-            self._send(stream_id, stream, full)
+        elif size > SMALL_BODY_BYTES:
+            give_way = partial(self._give_way, stream_id, stream)
+            if not self._usage.has_room(stream, self.since, give_way):
+                give_way()
+
+    def _give_way(self, stream_id: int, stream: _Stream) -> None:
+        full = plain(503, "too many large requests", (("Retry-After", "1"),))
+        self._send(stream_id, stream, full)
+        self._flush()
 
     def _on_end(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is None or stream.state != READING:
             return
+        self._usage.arrived(stream)
         stream.complete = True
         stream.state, stream.since = ANSWERING, self.since
         body = bytes(stream.body)
@@ -344,6 +351,7 @@ class Http2(asyncio.Protocol):
 
     def _drop_body(self, stream: _Stream) -> None:
         self._usage.buffered -= len(stream.body)
+        self._usage.arrived(stream)
         stream.body = bytearray()
 
     def _flush(self) -> None:

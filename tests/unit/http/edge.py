@@ -156,10 +156,15 @@ class Moved:
 class Connection:
     """One Http1 over a Pipe, with a moved clock."""
 
-    def __init__(self, app: "App | None" = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        app: "App | None" = None,
+        limits: Limits | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         self.clock = Moved()
         self.pipe = Pipe()
-        self.usage = Usage()
+        self.usage = usage or Usage()
         self.closed: list[Http1] = []
         self.http = Http1(
             app or Tiny(), limits or Limits(), self.usage, self.clock, self.closed.append

@@ -473,7 +473,7 @@ def test_after_a_refusal_our_side_has_ended() -> None:
 def test_small_bodies_are_taken_while_large_ones_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("undercroft.http.http1.BUFFERED_BYTES_MAX", 100_000)
+    monkeypatch.setattr("undercroft.http.limits.BUFFERED_BYTES_MAX", 100_000)
     small, large = Connection(), Connection()
     for connection, size in ((small, 1_000), (large, SMALL_BODY_BYTES + 1)):
         connection.usage.buffered = 100_000
@@ -481,6 +481,61 @@ def test_small_bodies_are_taken_while_large_ones_fill_the_memory(
         connection.receive(b"x" * size)
     assert (small.statuses(), large.statuses()) == ([200], [503])
     assert small.usage.buffered == large.usage.buffered == 100_000
+
+
+def slow_ones(usage: Usage) -> list[Connection]:
+    """They fill the memory by halves of large bodies, a second apart, and send no more."""
+    slow = [Connection(usage=usage) for _ in range(3)]
+    for number, connection in enumerate(slow):
+        connection.clock.now += number
+        connection.receive(post(b"/slow", b"x" * 70_000)[:-1])
+    assert [connection.statuses() for connection in slow] == [[], [], []]
+    return slow
+
+
+def test_threat_http_01_whoever_sends_a_large_body_slowly_keeps_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("undercroft.http.limits.BUFFERED_BYTES_MAX", 230_000)
+    usage = Usage()
+    slow = slow_ones(usage)
+    other = Connection(usage=usage)
+    other.clock.now += 4
+    other.receive(post(b"/a", b"x" * 100_000))
+    assert other.statuses() == [200]
+    assert [connection.statuses() for connection in slow] == [[503], [503], []]  # the oldest
+    slow[2].receive(b"x")
+    assert slow[2].statuses() == [200]
+    assert usage.buffered == 0
+
+
+def test_a_large_body_gives_way_to_none_that_came_within_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("undercroft.http.limits.BUFFERED_BYTES_MAX", 230_000)
+    usage = Usage()
+    slow = slow_ones(usage)
+    other = Connection(usage=usage)
+    other.clock.now += 0.5
+    other.receive(post(b"/a", b"x" * 100_000))
+    assert other.statuses() == [503]
+    assert [connection.statuses() for connection in slow] == [[], [], []]
+
+
+def test_a_body_that_is_whole_gives_way_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undercroft.http.limits.BUFFERED_BYTES_MAX", 100_000)
+    app, usage = Tiny(), Usage()
+    app.loop = asyncio.new_event_loop()
+    answered, other = Connection(app, usage=usage), Connection(usage=usage)
+    answered.receive(post(b"/never", b"x" * 90_000))
+    other.clock.now += 60
+    other.receive(post(b"/a", b"x" * 70_000))
+    assert other.statuses() == [503]
+    app.waiting[0].set_result(HttpResponse(200))
+    app.loop.run_until_complete(asyncio.sleep(0))
+    app.loop.close()
+    assert answered.statuses() == [200]
+    assert usage.buffered == 0
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\0", "ä"])

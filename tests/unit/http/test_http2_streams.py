@@ -280,7 +280,7 @@ def test_threat_http_01_a_streamed_body_over_the_limit_is_413() -> None:
 def test_threat_http_01_bodies_of_all_connections_together_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("undercroft.http.http2.BUFFERED_BYTES_MAX", 100_000)
+    monkeypatch.setattr("undercroft.http.limits.BUFFERED_BYTES_MAX", 100_000)
     pair = Pair()
     pair.usage.buffered = 90_000  # held by others
     large, small = pair.get(POST, end=False), pair.get(POST, end=False)
@@ -295,6 +295,23 @@ def test_threat_http_01_bodies_of_all_connections_together_are_bounded(
     assert pair.status(small) == "200"  # a small one is always taken
     assert SMALL_BODY_BYTES > 16_000
     assert pair.usage.buffered == 90_000
+
+
+def test_threat_http_01_a_large_body_that_arrives_slowly_gives_way_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("undercroft.http.limits.BUFFERED_BYTES_MAX", 130_000)
+    pair = Pair()
+    slow, other = pair.get(POST, end=False), pair.get(POST, end=False)
+    for stream_id in (slow, other):
+        for _ in range(6):
+            pair.client.send_data(stream_id, b"x" * 12_000)
+            pair.exchange()
+        pair.now += 5
+    pair.client.end_stream(other)
+    pair.exchange()
+    assert (pair.status(slow), pair.status(other)) == ("503", "200")
+    assert pair.usage.buffered == 0
 
 
 def test_too_many_headers_are_431() -> None:
