@@ -106,12 +106,22 @@ class Undercroft:
         until(lambda: self.client.request("GET", "sys/health").status == 200, self)
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A port below those that the kernel gives out by itself, so that no client takes it first."""
+    """A port below those that the kernel gives out by itself, so that no client takes it first;
+    never one twice, nor one of those that tests in a process beside this one are given.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.randrange(10_240, 32_000)
+        port = random.randrange(10_240 + mine, 32_000, workers)
+        if port in _given_ports:
+            continue
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
+            _given_ports.add(port)
             return port
 
 

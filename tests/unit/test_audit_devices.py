@@ -194,4 +194,4 @@ def test_stdout_gets_the_lines(capfd: pytest.CaptureFixture[str]) -> None:
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_options_are_taken_or_refused_but_never_crash(name: str, value: str) -> None:
     with suppress(InvalidRequest):
-        file_options(device(file_path="/tmp/a", **{name: value}))
+        file_options(device(**{"file_path": "/tmp/a", name: value}))
