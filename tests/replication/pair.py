@@ -19,15 +19,20 @@ def status(client: Client) -> dict[str, Any]:
     return dict(client.request("GET", STATUS).body["data"])
 
 
-def replicator_of(server: Undercroft) -> int:
-    """The process that talks to other clusters."""
+def child_of(server: Undercroft, name: str) -> int:
+    """A process of the node, by its name in the process table."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if (entry / "comm").read_text().strip() == "uc:replicator":
+            if (entry / "comm").read_text().strip() == name:
                 parent = re.search(r"^PPid:\s+(\d+)", (entry / "status").read_text(), re.MULTILINE)
                 if parent and int(parent[1]) == server.process.pid:
                     return int(entry.name)
-    raise AssertionError("no replicator")
+    raise AssertionError(f"no {name}")
+
+
+def replicator_of(server: Undercroft) -> int:
+    """The process that talks to other clusters."""
+    return child_of(server, "uc:replicator")
 
 
 @dataclass

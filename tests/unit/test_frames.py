@@ -24,6 +24,8 @@ from undercroft.node.frames import (
     FromWriter,
     Hello,
     Leaving,
+    Pause,
+    Paused,
     State,
     Switch,
     Switched,
@@ -53,6 +55,8 @@ FROM_WORKER = [
     Dropped(9),
     Execute(2, REQUEST),
     Switch("/srv/data/staging"),
+    Pause(),
+    Pause(on=False),
 ]
 FROM_WRITER = [
     State(1, NodeState(initialized=True, sealed=False), b"ring"),
@@ -70,6 +74,7 @@ FROM_WRITER = [
     Switched("store-2"),
     Switched(error=failure_of(StorageFailed("x"))),
     Leaving(),
+    Paused(),
     State(2, NodeState(), store="store-2"),
 ]
 

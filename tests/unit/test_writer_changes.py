@@ -1,13 +1,29 @@
 """What a replication session asks the writer for: in order, and nothing more after a refusal."""
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from tests.unit.pipeline_world import Node
-from undercroft.node.frames import Answer, Commit, Done, FromWriter
+from undercroft.barrier.seal import SealManager
+from undercroft.config.settings import Seal
+from undercroft.errors import Unavailable
+from undercroft.node.frames import (
+    Answer,
+    Commit,
+    Done,
+    Execute,
+    FromWorker,
+    FromWriter,
+    Pause,
+    Paused,
+    Switch,
+    Switched,
+)
 from undercroft.node.writer import WorkerLink, Writer
 from undercroft.replication import changes
 from undercroft.replication.role import (
@@ -96,6 +112,80 @@ def test_another_session_and_changes_of_none_go_on(node: Node) -> None:
     assert failures[1] == ""
     assert withheld(node) == (bytes(16),)
     assert commit_all(node, [Commit(1, BAD), Commit(2, GOOD)])[1] == ""
+
+
+@contextmanager
+def writing(node: Node) -> Iterator[tuple[Writer, Callable[[Link, FromWorker], FromWriter]]]:
+    """A writer, and how a process of the node asks it for something and gets its answer."""
+    loop = asyncio.new_event_loop()
+    writer = Writer(node.store, node.services, loop, directory=node.directory, stop=lambda: None)
+    writer.load_role()
+
+    def ask(link: Link, frame: FromWorker) -> FromWriter:
+        worker = cast(WorkerLink, link)
+        if isinstance(frame, Pause):
+            writer.asked_to_pause(worker, frame)
+        elif isinstance(frame, Switch):
+            writer.asked_to_switch(worker, frame)
+        else:
+            assert isinstance(frame, Commit | Execute)
+            writer.submit(worker, frame)
+            loop.run_until_complete(asyncio.sleep(0))
+        return link.answers[-1]
+
+    try:
+        yield writer, ask
+    finally:
+        loop.close()
+
+
+def write_of(node: Node) -> Execute:
+    return Execute(5, node.request("cubbyhole/a", value="1"))
+
+
+def test_while_somebody_copies_what_is_committed_nothing_else_is(node: Node) -> None:
+    become(node, Role(SECONDARY, upstream=UPSTREAM))
+    replicator, worker = Link(), Link()
+    with writing(node) as (writer, ask):
+        assert ask(replicator, Pause()) == Paused()
+        before = node.store.position
+        answer = ask(worker, write_of(node))
+        assert isinstance(answer, Answer)
+        assert answer.error is not None
+        assert (answer.error.kind, answer.error.retry_after_seconds) == ("Unavailable", 1)
+        done = ask(replicator, Commit(6, GOOD))
+        assert isinstance(done, Done)
+        assert "nothing was applied" in done.failure
+        with pytest.raises(Unavailable):
+            writer.commit_internal(lambda tx, now_ms: None)
+        writer.tick()
+        assert node.store.position == before
+
+
+@pytest.mark.parametrize("end", ["resume", "death", "refusal"])
+def test_a_pause_ends_with_who_asked_for_it(node: Node, end: str, tmp_path: Path) -> None:
+    become(node, Role(SECONDARY, upstream=UPSTREAM))
+    node.services.seal = SealManager(
+        Seal(),
+        on_keyring=lambda _: None,
+        on_sealed=lambda: None,
+        on_progress=lambda: None,
+        bootstrap=lambda *_: "",
+    )
+    replicator, worker = Link(), Link()
+    with writing(node) as (writer, ask):
+        ask(replicator, Pause())
+        if end == "resume":
+            ask(replicator, Pause(on=False))
+        elif end == "death":
+            writer.lost(cast(WorkerLink, replicator))
+        else:
+            switched = ask(replicator, Switch(str(tmp_path / "elsewhere")))
+            assert isinstance(switched, Switched)
+            assert switched.error is not None
+        answer = ask(worker, write_of(node))
+        assert isinstance(answer, Answer)
+        assert answer.error is None
 
 
 def test_a_session_of_a_former_primary_changes_nothing(node: Node) -> None:

@@ -16,9 +16,9 @@ from undercroft.replication import activation, changes, quarantine
 from undercroft.replication.membership import fence_by, grant_handover, withdraw_handover
 from undercroft.replication.role import (
     SECONDARY,
-    Checks,
     Credentials,
     Role,
+    read_checks,
     read_role,
     write_checks,
     write_role,
@@ -123,7 +123,11 @@ class Applier:
 
     def _reindexed(self, batch: Batch, tx: Transaction, change: changes.Reindexed) -> int:
         now_ms = batch.now_ms
-        write_checks(tx, Checks(now_ms, corrupted=change.unreadable, reindexed_ms=now_ms))
+        before = read_checks(tx)
+        checks = msgspec.structs.replace(
+            before, checked_ms=now_ms, corrupted=change.unreadable, reindexed_ms=now_ms
+        )
+        write_checks(tx, checks)
         return 0
 
     def _jump(self, batch: Batch, tx: Transaction, change: changes.JumpTo) -> int:

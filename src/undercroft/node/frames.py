@@ -162,12 +162,24 @@ class Switched(msgspec.Struct, frozen=True, array_like=True, tag=14):
     error: Failure | None = None
 
 
+class Pause(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """From the replicator: commit nothing (`on`) until a Switch, the end of this link, or `off`."""
+
+    on: bool = True
+
+
+class Paused(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """What is committed now stays all there is."""
+
+
 class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The writer is about to end by itself: send no more, it still answers what it was sent."""
 
 
-FromWorker = Hello | Execute | Dropped | Commit | RunVouched | PrimaryAnswered | Report | Switch
-FromWriter = State | Answer | Done | AskPrimary | Committed | Report | Switched | Leaving
+FromWorker = (
+    Hello | Execute | Dropped | Commit | RunVouched | PrimaryAnswered | Report | Switch | Pause
+)
+FromWriter = State | Answer | Done | AskPrimary | Committed | Report | Switched | Leaving | Paused
 
 _encoder: Final = msgspec.msgpack.Encoder()
 

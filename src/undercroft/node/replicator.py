@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import lmdb
 import msgspec
 
 from undercroft.barrier.keyring import Keyring
 from undercroft.barrier.scrub import scrub
 from undercroft.engines.base import Services
-from undercroft.errors import Unavailable, UndercroftError
+from undercroft.errors import Corrupt, Unavailable, UndercroftError
 from undercroft.node.frames import (
     Answer,
     AskPrimary,
@@ -27,20 +28,29 @@ from undercroft.node.frames import (
     State,
     failure_of,
 )
-from undercroft.node.writer_link import ChangeLink
+from undercroft.node.writer_link import WRITER_GONE, ChangeLink
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority
 from undercroft.replication.announcing import Announcing
 from undercroft.replication.control import RECHECK, REINDEX, Question, Reply
-from undercroft.replication.copying import finish_copy
-from undercroft.replication.following import Following
+from undercroft.replication.copying import finish_copy, finish_replacement
+from undercroft.replication.following import Following, reason_of
 from undercroft.replication.protocol.ports import Clock
 from undercroft.replication.reindexing import Reindexing
-from undercroft.replication.role import BOOTSTRAPPING, PRIMARY, SECONDARY, Role, read_role
+from undercroft.replication.replacing import Replacement, Replacing, same_primary
+from undercroft.replication.role import (
+    BOOTSTRAPPING,
+    PRIMARY,
+    SECONDARY,
+    Role,
+    read_checks,
+    read_role,
+)
 from undercroft.replication.serving import Serving, SystemClock
 from undercroft.replication.sinks import CopySink, LiveSink
 from undercroft.replication.status import IDLE, READY, REINDEX_STAGES, ReplicationStatus
 from undercroft.storage.location import discard_staging, stage
+from undercroft.storage.probe import Readable, probe
 from undercroft.storage.store import Retention, Store
 
 log = get_logger("replicator")
@@ -48,6 +58,7 @@ log = get_logger("replicator")
 _REPORT_SECONDS: Final = 0.05  # at most so often
 _TICK_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 0.05  # without records: the digest tree may follow
+_BLIND: Final = "reading the store ends processes"
 _COPYING_NICE: Final = 10
 _FENCED_ABOVE: Final = "the primary's epoch is over: use update-primary with a token of the new one"
 
@@ -64,8 +75,14 @@ class Replicator:
         sockets: Sequence[socket.socket],
         *,
         store_name: str,
+        is_reading_deadly: bool,
     ) -> None:
-        """`sockets` are the cluster port's; `store_name` is `location.name_of` the store."""
+        """`sockets` are the cluster port's; `store_name` is `location.name_of` the store.
+
+        `is_reading_deadly`: the process before died in a way that damaged pages bring about.
+        """
+        self._is_reading_deadly = is_reading_deadly
+        self.replacing = Replacing(self)
         self.store = store
         self.services = services
         self.clock: Clock = SystemClock()
@@ -83,7 +100,8 @@ class Replicator:
         self._report_at = 0.0
         self._reporting = False
         self._store_name = store_name
-        self._copied = False
+        self._copied = False  # the node is to switch to the first copy
+        self._finished: Following | None = None  # whose copy replaces the store, or could not
         self._digesting = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,6 +111,9 @@ class Replicator:
         return self._state
 
     async def run(self, stop: asyncio.Event) -> None:
+        if self._is_reading_deadly:
+            found = await probe(Path(self.store.env.path()))
+            self._is_reading_deadly = found is not Readable.ALL
         await self.link.connect()
         ticking = asyncio.ensure_future(self._tick_for_ever())
         await stop.wait()
@@ -112,7 +133,7 @@ class Replicator:
             self.store.set_keyring(Keyring.deserialize(frame.keyring))
             self.services.audit.activate()
             if self._state is None:
-                self._state = LiveSink(self.store, self.link, self._sink_failed)
+                self._state = self._begin()
                 self._state.advanced = self._look
                 self._state.log_read = self._log_read
             self._generation = -1
@@ -120,6 +141,7 @@ class Replicator:
             return
         secrets = [] if self.store.keyring is None else self.store.keyring.secrets()
         self._stop_services()
+        self.replacing.stop()
         self._state = None
         self.role = Role()
         self.store.set_keyring(None)
@@ -129,10 +151,31 @@ class Replicator:
         scrub(secrets)
         self.link.dropped(frame.serial)
 
+    def _begin(self) -> LiveSink:
+        """Raises Corrupt, lmdb.Error. A secondary goes on without, and has its store replaced."""
+        with self.store.snapshot() as view:
+            self.role = read_role(view)
+        damage, is_secondary = _BLIND, self.role.mode == SECONDARY
+        if not (self._is_reading_deadly and is_secondary):
+            try:
+                return LiveSink(self.store, self.link, self._sink_failed)
+            except (Corrupt, lmdb.Error) as error:
+                if not is_secondary:
+                    raise
+                damage = str(error)
+        self.replacing.found(damage)
+        return LiveSink(self.store, self.link, self._sink_failed, blind=True)
+
     def on_committed(self) -> None:
         if self._state is None:
             return
-        self._state.advance()
+        try:
+            self._state.advance()
+        except (Corrupt, lmdb.Error) as error:
+            if self.role.mode != SECONDARY:
+                raise
+            self.replacing.found(str(error))
+            return
         self._digest_soon()
         if self._serving is not None:
             self._serving.committed()
@@ -162,6 +205,7 @@ class Replicator:
         if following is None:
             return Reply("unreachable", reason="this cluster follows no primary")
         if question.what == RECHECK:
+            self.replacing.allow()
             following.recheck()
             return Reply("ready")
         result, seq, reason = await following.hand_over(question.seconds)
@@ -217,9 +261,9 @@ class Replicator:
             self._generation = generation
             if self._serving is not None:
                 self._serving.look()
-            self._refresh_soon()
+            self.refresh_soon()
 
-    def _refresh_soon(self) -> None:
+    def refresh_soon(self) -> None:
         task = asyncio.ensure_future(self._refresh())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -232,11 +276,14 @@ class Replicator:
                 with self.store.snapshot() as view:
                     role, own = read_role(view), authority.read_authority(view)
                     hidden = len(self.services.mounts.shadowed(view))
-                self.services.metrics.set("undercroft.replication.shadowed_mounts", to=hidden)
+                    replacements = read_checks(view).replacements
+                gauge = self.services.metrics.set
+                gauge("undercroft.replication.shadowed_mounts", to=hidden)
+                gauge("undercroft.replication.store_replacements", to=replacements)
                 before, self.role = self.role, role
                 await self._refresh_serving(role, own)
                 if self._copied:
-                    self.link.switch(stage(self._directory))
+                    await self._switch()
                 self._refresh_following(before, role)
                 self._refresh_announcing(role)
             except UndercroftError as error:
@@ -257,34 +304,31 @@ class Replicator:
         if self._copied:  # the node is about to switch to it
             return
         following = self._following
-        copying = role.mode == BOOTSTRAPPING
+        replacement, was_copying = self.replacing.current, before.mode == BOOTSTRAPPING
+        if replacement is not None and not same_primary(replacement.upstream, wanted):
+            self.replacing.forget()
+            replacement, was_copying = None, True
+        copying = role.mode == BOOTSTRAPPING or replacement is not None
         if following is not None:
-            same = (
+            was_copying = was_copying or following.copy is not None
+            if (
                 wanted is not None
                 and copying == (following.copy is not None)
-                and (
-                    wanted.secondary_id,
-                    wanted.credentials.authority,
-                )
-                == (
-                    following.upstream.secondary_id,
-                    following.upstream.credentials.authority,
-                )
-            )
-            if same and wanted is not None:
+                and same_primary(following.upstream, wanted)
+            ):
                 following.upstream = wanted  # new addresses, a renewed certificate
                 return
             following.stop()
             self._following = None
-        if before.mode == BOOTSTRAPPING and not copying:
+        if was_copying and not copying:
             discard_staging(self._directory)
-        if wanted is not None:
+        if wanted is not None and (copying or not self.state.is_blind):
             copy = None
             if copying:
                 retention = Retention(records=1, bytes=1 << 20)
                 copy = CopySink(stage(self._directory), retention)
                 os.nice(_COPYING_NICE)  # until the switch, when another process takes over
-            self._following = Following(self, wanted, copy)
+            self._following = Following(self, wanted, copy, replacement)
 
     def _refresh_announcing(self, role: Role) -> None:
         wanted = role.announcements if role.claim else ()
@@ -315,27 +359,34 @@ class Replicator:
             await asyncio.sleep(_TICK_SECONDS)
             if self._state is None:
                 continue
-            if self._serving is not None and self._serving.renewal_due:
-                self._refresh_soon()  # without any change, too: a certificate runs out by itself
-            if self._following is not None:
-                self._following.tick()
-                if self._following.copy_complete:
-                    self._finish_copy(self._following)
+            try:
+                await self._tick()
+            except Exception as error:
+                log.exception("what is due every second failed", error)
             self.report_soon()
 
-    # the first copy
+    async def _tick(self) -> None:
+        if self._serving is not None and self._serving.renewal_due:
+            self.refresh_soon()  # without any change, too: a certificate runs out by itself
+        if self._state is not None and self._state.is_blind:
+            self.replacing.found(_BLIND)
+        following = self._following
+        if following is not None:
+            following.tick()
+            if following.copy_complete and following is not self._finished:
+                await self._finish_copy(following)
 
-    def _finish_copy(self, following: Following) -> None:
-        copy = following.copy
+    # copies
+
+    async def _finish_copy(self, following: Following) -> None:
+        copy, now_ms, unsettled = following.copy, self.clock.wall_ms(), following.copy_unsettled
         assert copy is not None
+        if following.replacement is not None:
+            await self._finish_replacement(following, copy, following.replacement)
+            return
         try:
             finish_copy(
-                self.store,
-                copy,
-                following.upstream,
-                self.role,
-                self.clock.wall_ms(),
-                unsettled=following.copy_unsettled,
+                self.store, copy, following.upstream, self.role, now_ms, unsettled=unsettled
             )
         except UndercroftError as error:
             log.error("the first copy could not be finished", error=error.message)
@@ -343,7 +394,41 @@ class Replicator:
         following.stop()
         self._following = None
         self._copied = True
-        self.link.switch(stage(self._directory))
+        await self._switch()
+
+    async def _switch(self) -> str:
+        failure = await self.link.switch(stage(self._directory))
+        if failure:
+            log.error("the node could not switch stores", error=failure)
+        return failure
+
+    async def _finish_replacement(
+        self, following: Following, copy: CopySink, replacement: Replacement
+    ) -> None:
+        """While the writer stands still, so that nothing of our own is left behind."""
+        if await self.link.pause():
+            return  # the writer is starting: again at the next tick
+        now_ms, unsettled, state = self.clock.wall_ms(), following.copy_unsettled, self._state
+        try:
+            wanted = self._following is following and self.replacing.current is replacement
+            if state is None or not wanted:  # sealed, or the role has changed meanwhile
+                return
+            self._finished = following
+            finish_replacement(
+                self.store, copy, replacement, now_ms, unsettled=unsettled, is_blind=state.is_blind
+            )
+            failure = await self._switch()
+        except Exception as error:  # whatever it is, the node goes on with the store it has
+            log.exception("the store could not be replaced", error)
+            failure = reason_of(error)
+        finally:
+            self.link.resume()
+        if failure:
+            copy.store.close()
+        if failure == WRITER_GONE:  # it has switched, then we end as well, or it has not
+            self.replacing.begin_anew()
+        elif failure:
+            self.replacing.given_up(failure)
 
     # status
 
@@ -391,6 +476,7 @@ class Replicator:
         slowest = max((last - peer.position.seq for peer in connected), default=0)
         gauge("undercroft.replication.secondary_lag_records", to=slowest)
         gauge("undercroft.replication.divergences", to=status.divergences)
+        gauge("undercroft.replication.store_damaged", to=float(bool(status.damage)))
         gauge("undercroft.replication.bytes_sent", to=sum(peer.bytes for peer in connected))
         gauge("undercroft.replication.bytes_received", to=status.bytes)
 
@@ -403,6 +489,7 @@ class Replicator:
             root=state.root(),
             root_seq=state.digested_seq,
             reindex=self._reindexing.progress if self._reindexing is not None else None,
+            damage=self.replacing.damage,
         )
         if role.mode == PRIMARY:
             peers = () if self._serving is None else self._serving.peers()
@@ -441,7 +528,6 @@ class Replicator:
             else 0,
             sync_done=progress[0] if progress else 0,
             sync_total=progress[1] if progress else 0,
-            damage=following.damage,
             divergences=following.divergences,
             last_divergence_ms=following.last_divergence_ms,
             upstream_epoch=following.newer[0] if following.newer else status.position.epoch,

@@ -55,6 +55,7 @@ from undercroft.storage.view import Transaction
 log = logs.get_logger("core")
 
 SOCKET_NAME: Final = "writer.sock"
+_OF_DAMAGED_PAGES: Final = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)  # how LMDB meets them
 CONTROL_NAME: Final = "replicator.sock"
 
 
@@ -292,11 +293,12 @@ def _open_named(node: Node, name: str) -> Store:
 # the replicator's process
 
 
-def replicator_main(node: Node) -> None:
-    uvloop.run(_replicator(node))
+def replicator_main(node: Node, ended_by: int) -> None:
+    """`ended_by`: the signal that the process before died of; 0: none."""
+    uvloop.run(_replicator(node, is_reading_deadly=ended_by in _OF_DAMAGED_PAGES))
 
 
-async def _replicator(node: Node) -> None:
+async def _replicator(node: Node, *, is_reading_deadly: bool) -> None:
     node.metrics.attach(2 + len(node.listeners[0][1]))
     stop = _stop_event(asyncio.get_running_loop())
     services = build_services(node)
@@ -308,6 +310,7 @@ async def _replicator(node: Node) -> None:
         node.directory,
         node.cluster_sockets,
         store_name=name_of(node.directory, Path(store.env.path())),
+        is_reading_deadly=is_reading_deadly,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, node, services)
     loop = asyncio.get_running_loop()
@@ -373,7 +376,8 @@ def run(settings: Settings, dev: DevOptions | None = None) -> int:
         children = [Child("writer", lambda: writer_main(node))]
         for index in range(count):
             children.append(Child(f"worker-{index}", partial(worker_main, node, index)))
-        children.append(Child("replicator", lambda: replicator_main(node)))
+        replicator = Child("replicator", lambda: replicator_main(node, replicator.ended_by))
+        children.append(replicator)
         log.info(
             "starting",
             version=__version__,

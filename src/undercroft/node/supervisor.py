@@ -42,6 +42,7 @@ class Child:
     started: float = 0.0
     restart_at: float = 0.0
     delay: float = _RESTART_FIRST_SECONDS
+    ended_by: int = 0  # the signal that the process before died of
 
 
 class Supervisor:
@@ -108,6 +109,7 @@ class Supervisor:
         )
         child.restart_at = now + child.delay
         code = os.waitstatus_to_exitcode(status)
+        child.ended_by = max(0, -code)
         if code == 0:  # in good order: the writer has switched to another store
             child.restart_at = now if stable else child.restart_at
             log.info("a process has ended by itself and is started again", process=child.name)

@@ -38,6 +38,8 @@ from undercroft.node.frames import (
     FromWriter,
     Hello,
     Leaving,
+    Pause,
+    Paused,
     PrimaryAnswered,
     Report,
     RunVouched,
@@ -111,6 +113,8 @@ class WorkerLink(asyncio.Protocol):
                 self._writer.submit(self, frame)
             elif isinstance(frame, Switch):
                 self._writer.asked_to_switch(self, frame)
+            elif isinstance(frame, Pause):
+                self._writer.asked_to_pause(self, frame)
             else:
                 self._writer.told(self, frame)
 
@@ -161,6 +165,7 @@ class Writer:
         self._stop = stop
         self._store_name = name_of(directory, Path(store.env.path()))
         self._left_to: str | None = None  # the store that has taken the place of ours
+        self._paused_by: WorkerLink | None = None  # who copies what is committed
         self._alone = asyncio.Event()  # after that, once no worker is connected any more
         self.store = store
         self.services = services
@@ -216,6 +221,8 @@ class Writer:
         self._queue = deque((peer, frame) for peer, frame in self._queue if peer is not link)
         self.store.reap_readers()
         self._dropped(link)
+        if link is self._paused_by:
+            self._paused_by = None
         if link is self._replicator:
             self._replicator = None
             for number in list(self._elsewhere):
@@ -310,7 +317,7 @@ class Writer:
     def _run_batch(self, waiting: list[_Waiting]) -> "_Batch":
         """Run, commit, and only then hand out the answers."""
         done = _Batch()
-        self._refuse_once_left()
+        self._refuse_while_leaving()
         batch = self.store.batch(self._clock_ms)
         try:
             for link, frame in waiting:
@@ -463,7 +470,7 @@ class Writer:
 
     def commit_internal(self, change: Callable[[Transaction, int], object]) -> None:
         """Run one change of our own in a commit of its own, now. Raises what it raises."""
-        self._refuse_once_left()
+        self._refuse_while_leaving()
         batch = self.store.batch(self._clock_ms)
         try:
             tx = batch.transaction()
@@ -495,8 +502,9 @@ class Writer:
             return
         delay = _TICK_SECONDS
         self._measure_store()
+        idle = self.services.state.sealed or self._paused_by is not None
         try:
-            if not self.services.state.sealed and self._background():
+            if not idle and self._background():
                 delay = 0.0
         except UndercroftError as error:
             log.error("background work failed", error=error.message)
@@ -566,6 +574,7 @@ class Writer:
         except UndercroftError as error:
             log.error("cannot switch to the staged store", error=error.message, hint=error.hint)
             answer = Switched(error=failure_of(error))
+            self._paused_by = None
         link.send(answer)
         link.flush()
 
@@ -577,7 +586,8 @@ class Writer:
         Answers the new store's name. Raises StorageFailed, StorageFull or Unavailable when nothing
         has changed.
         """
-        self._refuse_once_left()
+        if self._left_to is not None:
+            raise _switching()
         seal = self.services.seal
         assert seal is not None
         require_staging(self._directory, staged)
@@ -593,6 +603,13 @@ class Writer:
         log.info("switching to the new store", store=self._left_to)
         self._stop()
         return self._left_to
+
+    def asked_to_pause(self, link: WorkerLink, frame: Pause) -> None:
+        """No commit is under way here, ever: from now on there is none."""
+        self._paused_by = link if frame.on else None
+        if frame.on:
+            link.send(Paused())
+            link.flush()
 
     async def farewell(self) -> None:
         """Before this process ends after a switch: let the workers have all their answers.
@@ -612,9 +629,9 @@ class Writer:
         while self._left_to is not None and self._queue:
             self._commit_waiting()
 
-    def _refuse_once_left(self) -> None:
-        if self._left_to is not None:
-            raise Unavailable("the node is switching to another store; nothing was applied")
+    def _refuse_while_leaving(self) -> None:
+        if self._left_to is not None or self._paused_by is not None:
+            raise _switching()
 
     # seal
 
@@ -697,6 +714,10 @@ class _Batch:
     answers: list[tuple[WorkerLink, Answer | Done]] = field(default_factory=list)
     effects: list[Callable[[], None]] = field(default_factory=list)
     role_changed: bool = False
+
+
+def _switching() -> Unavailable:
+    return Unavailable("the node is switching to another store; nothing was applied")
 
 
 def _weight(frame: Execute | Commit | RunVouched | _Complete) -> int:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from undercroft.errors import Internal, Unavailable
 from undercroft.node.frames import (
@@ -20,6 +20,8 @@ from undercroft.node.frames import (
     FromWriter,
     Hello,
     Leaving,
+    Pause,
+    Paused,
     Report,
     RunVouched,
     State,
@@ -34,6 +36,8 @@ from undercroft.request.vouched import Vouched
 from undercroft.storage.wal import START
 
 log = get_logger("replicator")
+
+WRITER_GONE: Final = "the writer stopped"
 
 
 class Listener(Protocol):
@@ -59,6 +63,7 @@ class ChangeLink(asyncio.Protocol):
         self._changes: dict[int, Callable[[Done], None]] = {}
         self._calls: dict[int, Callable[[Answer], None]] = {}
         self._quiet: asyncio.Future[None] | None = None  # somebody waits for `settled`
+        self._moving: asyncio.Future[str] | None = None  # or for an answer to Pause or Switch
 
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -91,8 +96,9 @@ class ChangeLink(asyncio.Protocol):
             elif isinstance(frame, Leaving):
                 self._take_leave()
             elif isinstance(frame, Switched):
-                if frame.error is not None:
-                    log.error("the node could not switch stores", error=frame.error.message)
+                self._moved("" if frame.error is None else frame.error.message)
+            elif isinstance(frame, Paused):
+                self._moved("")
             else:
                 assert isinstance(frame, Report), "the writer sends nothing else"
 
@@ -112,10 +118,7 @@ class ChangeLink(asyncio.Protocol):
         calls, self._calls = self._calls, {}
         failure = failure_of(Internal("the writer stopped: the outcome is unknown"))
         waiting: list[Callable[[], None]] = [
-            *(
-                partial(done, Done(n, START, failure="the writer stopped"))
-                for n, done in changes.items()
-            ),
+            *(partial(done, Done(n, START, failure=WRITER_GONE)) for n, done in changes.items()),
             *(partial(done, Answer(n, error=failure)) for n, done in calls.items()),
         ]
         for tell in [self._listener.on_writer_lost, *waiting]:
@@ -124,6 +127,7 @@ class ChangeLink(asyncio.Protocol):
             except Exception as failed:
                 log.exception("nobody could be told that the writer is gone", failed)
         self._settle()
+        self._moved(WRITER_GONE)
 
     def tell(self, frame: FromWorker) -> None:
         if self._transport is not None:
@@ -159,9 +163,32 @@ class ChangeLink(asyncio.Protocol):
         self._calls[self._next_id] = answered
         self._transport.write(encode(RunVouched(self._next_id, vouched)))
 
-    def switch(self, staged: Path) -> None:
-        """Have the node go over to a store that is complete and closed."""
-        self.tell(Switch(str(staged)))
+    async def pause(self) -> str:
+        """Have nothing committed until `switch` or `resume`, or this process ends. Answers why that
+        could not be had; empty: it stands.
+        """
+        return await self._move(Pause())
+
+    def resume(self) -> None:
+        self.tell(Pause(on=False))
+
+    async def switch(self, staged: Path) -> str:
+        """Have the node go over to a store that is complete and closed; that ends a pause. Answers
+        why nothing has changed; empty: it has. WRITER_GONE: either may be.
+        """
+        return await self._move(Switch(str(staged)))
+
+    async def _move(self, frame: Pause | Switch) -> str:
+        if self._transport is None:
+            return WRITER_GONE
+        self._moving = asyncio.get_running_loop().create_future()
+        self.tell(frame)
+        return await self._moving
+
+    def _moved(self, failure: str) -> None:
+        moving, self._moving = self._moving, None
+        if moving is not None and not moving.done():
+            moving.set_result(failure)
 
     def dropped(self, serial: int) -> None:
         self.tell(Dropped(serial))

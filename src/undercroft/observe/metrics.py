@@ -164,6 +164,16 @@ TABLE: Final = (
         "undercroft.replication.divergences", Kind.GAUGE, "States that differed and were healed"
     ),
     Metric(
+        "undercroft.replication.store_damaged",
+        Kind.GAUGE,
+        "1 while the store of a secondary has lost pages, else 0",
+    ),
+    Metric(
+        "undercroft.replication.store_replacements",
+        Kind.GAUGE,
+        "How often such a store was replaced by a new copy",
+    ),
+    Metric(
         "undercroft.replication.shadowed_mounts",
         Kind.GAUGE,
         "Shared mounts that a local one of the same path hides",

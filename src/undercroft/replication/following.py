@@ -17,7 +17,7 @@ from typing import Final
 import lmdb
 import msgspec
 
-from undercroft.errors import Unavailable, UndercroftError
+from undercroft.errors import Corrupt, Unavailable, UndercroftError
 from undercroft.node.frames import Answer, AskPrimary, Done, PrimaryAnswered, failure_of
 from undercroft.observe.logs import get_logger
 from undercroft.replication import authority, changes
@@ -27,7 +27,8 @@ from undercroft.replication.lineage import Lineage
 from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.secondary import SILENT, SecondarySession
-from undercroft.replication.role import BOOTSTRAPPING, Credentials, Upstream
+from undercroft.replication.replacing import BEING_COPIED, Replacement
+from undercroft.replication.role import Credentials, Upstream
 from undercroft.replication.scrub import Scrub
 from undercroft.replication.serving import Node
 from undercroft.replication.sinks import CopySink, LiveSink
@@ -42,10 +43,9 @@ HOLD_SECONDS: Final = 15.0  # longer than a promotion may take after the primary
 _STOPPED_RETRY_SECONDS: Final = 15.0  # after a refusal that an operator has to look at
 _SCRUB_SECONDS: Final = 3.0  # from the end of one look at the disk to the next, at least
 _SCRUB_SHARE: Final = 19.0  # seconds of rest for each of work
-_ANEW: Final = (
-    "check the disk, then have this cluster copied anew: secondary/disable, and secondary/enable "
-    "with a new activation token"
-)
+# So many times damage or a divergence, and never so long without: it does not heal.
+_UNHEALED_MAX: Final = 30
+_UNHEALED_SECONDS: Final = 10.0
 _HUNG_UP: Final = "the primary hung up without a greeting: this secondary's id may be revoked"
 _decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -79,10 +79,18 @@ async def dial(
 class Following:
     """Alive while the role has an upstream. It is `secondary.Host` for its sessions."""
 
-    def __init__(self, node: Node, upstream: Upstream, copy: CopySink | None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        upstream: Upstream,
+        copy: CopySink | None,
+        replacement: Replacement | None = None,
+    ) -> None:
+        """`replacement`: what the copy is to replace; None: it is the first."""
         self._node = node
         self.upstream = upstream
         self.copy = copy
+        self.replacement = replacement
         self.session: SecondarySession | None = None
         self.connection = CONNECTING
         self.reason = ""
@@ -91,7 +99,8 @@ class Following:
         self.last_divergence_ms = 0
         self.divergences = 0
         self.newer: tuple[int, bytes] | None = None
-        self.damage = ""  # of the store, when it cannot be looked through
+        self._unhealed = 0  # times that something was found, in a row
+        self._unhealed_at = 0.0
         self.copy_complete = False
         self.copy_unsettled = False
         self._granted: SecondarySession | None = None  # in which the primary stopped for us
@@ -197,6 +206,8 @@ class Following:
                 applied=seq,
                 hint=HINT,
             )
+        if headway.stands_still and self.replacement is not None:
+            self._node.replacing.given_up(reason)
         if headway.stands_still:
             reason = f"no headway since place {seq} of the log: {reason}; {HINT}"
         self._note(TRANSIENT_FAILURE, reason)
@@ -266,21 +277,21 @@ class Following:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._scrub_now.wait(), pause)
             self._scrub_now.clear()
-            if self.session is None or not self.session.following:
+            if self.session is None or not (self.session.following or self._headway.failures):
                 continue
-            busy, damage = 0.0, ""
+            busy, replacing = 0.0, self._node.replacing
             try:
                 busy = await self._scrub()
-            except UndercroftError as error:
-                damage = error.message
-            except lmdb.Error as error:
-                damage = read_failure(error).message
-            if damage:
-                log.error("the store cannot be looked through", error=damage, hint=_ANEW)
-                damage = f"{damage}: {_ANEW}"
-            if damage != self.damage:
-                self.damage = damage
-                self._node.report_soon()
+                if self._unhealed < _UNHEALED_MAX:
+                    replacing.sound()
+                else:
+                    replacing.found("entries on this disk do not heal")
+            except (UndercroftError, lmdb.Error) as error:
+                failure = read_failure(error) if isinstance(error, lmdb.Error) else error
+                if isinstance(failure, Corrupt):
+                    replacing.found(failure.message)
+                else:
+                    log.warn("the store could not be looked through now", error=failure.message)
             pause = max(_SCRUB_SECONDS, busy * _SCRUB_SHARE)
 
     async def _scrub(self) -> float:
@@ -295,6 +306,7 @@ class Following:
                 busy += took
                 await asyncio.sleep(took * _SCRUB_SHARE if more else 0)
             if scrub.suspects and not scrub.aborted:
+                self._found_off()
                 log.error(
                     "entries on this disk are not what was written: they are had from the primary "
                     "anew",
@@ -306,6 +318,12 @@ class Following:
         if heals:
             await self._heal(scrub)
         return busy
+
+    def _found_off(self) -> None:
+        """Damage, or a divergence."""
+        now, before = time.monotonic(), self._unhealed_at
+        self._unhealed = self._unhealed + 1 if now - before < _UNHEALED_SECONDS else 1
+        self._unhealed_at = now
 
     async def _correct(self, scrub: Scrub) -> bool:
         """Digests first: what they say is to be what is there, when the states are compared."""
@@ -331,7 +349,7 @@ class Following:
     def ask(self, asked: AskPrimary) -> None:
         session = self.session
         if session is None or not session.following:
-            why = self.reason or "the session is being set up"
+            why = self.reason or (BEING_COPIED if self.copy else "the session is being set up")
             failure = failure_of(
                 Unavailable(f"the primary cannot be reached ({why}); nothing was applied")
             )
@@ -434,7 +452,7 @@ class Following:
         return self._node.services.state.api_addr
 
     def local_mounts(self) -> tuple[str, ...]:
-        if self.copy is not None:
+        if self.copy is not None and self.replacement is None:
             return ()  # they go with the switch
         node = self._node
         try:
@@ -447,6 +465,16 @@ class Following:
         return self.copy is not None
 
     def welcomed(self) -> None:
+        session = self.session
+        assert session is not None
+        assert session.welcome is not None
+        if self.replacement is not None:
+            theirs, at = session.welcome, self._node.state.position()
+            objection = self.replacement.objection(theirs.lineage, theirs.position, at)
+            if objection:  # a session that follows finds out what is to be done about it
+                session.end("behind", objection)
+                self._node.replacing.given_up(objection)
+                return
         failing = self._headway.failures
         self._note(READY, self.reason if failing else "")
         self._renew()
@@ -522,6 +550,7 @@ class Following:
         if session is not None:
             self._measure(session)
         if session is not None and session.divergences:
+            self._found_off()
             self.divergences += session.divergences
             session.divergences = 0
             self.last_divergence_ms = self._node.clock.wall_ms()
@@ -544,10 +573,6 @@ class Following:
             now - session.canary_ms if session.canary_ms else 0,
             session.primary_position,
         )
-
-    @property
-    def is_copying(self) -> bool:
-        return self._node.role.mode == BOOTSTRAPPING
 
 
 def reason_of(error: BaseException) -> str:

@@ -90,11 +90,15 @@ class Role(msgspec.Struct, frozen=True):
 
 
 class Checks(msgspec.Struct, frozen=True):
-    """When the digests were checked last, with what result, and when they were made anew."""
+    """When the digests were checked last, with what result, when they were made anew, and how often
+    and when last the store was replaced by a new copy.
+    """
 
     checked_ms: int = 0
     corrupted: bool = False
     reindexed_ms: int = 0
+    replaced_ms: int = 0
+    replacements: int = 0
 
 
 CHECKS_KEY: Final = key(OWN, SYSTEM, "replication/performance/checks")

@@ -49,7 +49,9 @@ class Scrub:
         self._tree.apply([change for change in changes if stored_key(change[0]) <= self._at])
 
     def step(self) -> bool:
-        """A slice. Answers whether there is more."""
+        """A slice. Answers whether there is more. Raises Corrupt when it is no sequence of entries
+        any more that it walks over: a page is gone.
+        """
         state = self._state
         with state.store.snapshot() as view:
             if self.aborted or not state.level(view):
@@ -62,8 +64,9 @@ class Scrub:
             left = SLICE
             while found:
                 stored, record = cursor.item()
-                if stored[:1] != SHARED:
-                    break
+                if stored <= self._at or stored[:1] != SHARED:  # nothing comes after what is shared
+                    state.scrub = None
+                    raise Corrupt("entries of the store are out of order")
                 if not left:
                     return True
                 left -= 1

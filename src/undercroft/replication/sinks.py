@@ -33,8 +33,10 @@ _BATCH_BYTES: Final = 8 << 20  # per commit of a copy
 class LiveSink(StoreState):
     """Changes go to the writer, in order. `failed` is told when one was not made."""
 
-    def __init__(self, store: Store, link: ChangeLink, failed: Callable[[str], None]) -> None:
-        super().__init__(store)
+    def __init__(
+        self, store: Store, link: ChangeLink, failed: Callable[[str], None], *, blind: bool = False
+    ) -> None:
+        super().__init__(store, blind=blind)
         self._link = link
         self._session = 0
         self.failed = failed

@@ -16,7 +16,7 @@ from undercroft.errors import Corrupt
 from undercroft.replication.lineage import LINEAGE_KEY, Lineage
 from undercroft.replication.protocol.ports import Slice
 from undercroft.storage import log
-from undercroft.storage.digest import bucket_of
+from undercroft.storage.digest import DigestTree, bucket_of
 from undercroft.storage.keys import LONG_KEY_BYTES, SHARED
 from undercroft.storage.record import full_key_of
 from undercroft.storage.store import Store
@@ -51,10 +51,14 @@ class Scrub(Protocol):
 
 
 class StoreState:
-    """The reading half of `ports.Source` and `ports.Sink`, over a store of this process."""
+    """The reading half of `ports.Source` and `ports.Sink`, over a store of this process.
 
-    def __init__(self, store: Store) -> None:
+    `blind`: log and digests are damaged and are left alone; only positions are known.
+    """
+
+    def __init__(self, store: Store, *, blind: bool = False) -> None:
         self.store = store
+        self.is_blind = blind
         self._recent: dict[Position, list[SharedRecord]] = {}  # as of `position`
         self._watched: list[tuple[int, Callable[[bytes], None]]] = []
         self.scrub: Scrub | None = None  # the pass that is under way
@@ -66,7 +70,9 @@ class StoreState:
     def _load(self) -> None:
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
-            _, self._tree, _ = self.store.digests_of(view.txn)
+            self._tree = DigestTree()
+            if not self.is_blind:
+                _, self._tree, _ = self.store.digests_of(view.txn)
         self._recent.clear()
         if self.scrub is not None:
             self.scrub.aborted = True
@@ -86,7 +92,7 @@ class StoreState:
     def _advance(self) -> None:
         with self.store.snapshot() as view:
             extent = log.load_extent(view.txn, self.store.meta)
-        if extent.last.seq < self._number:
+        if extent.last.seq < self._number or self.is_blind:
             self._load()  # the store is another
             return
         self._come_to(extent)

@@ -309,6 +309,29 @@ class Store:
         self.saved = Saved(self.saved.times + 1, nodes, time.perf_counter() - began)
         return made
 
+    def begin_log_behind(self, last: Position) -> None:
+        """Empty the log and go on counting behind `last`: this store takes another's place, and
+        whoever was given a place in that log must find it reached here.
+
+        Raises StorageFull, StorageFailed.
+        """
+        try:
+            with self.env.begin(write=True) as txn:
+                txn.drop(self.wal, delete=False)
+                shared = self.extent.shared
+                self.extent = Extent(
+                    first=last.seq + 1,
+                    base=last.chain,
+                    last=last,
+                    shared_base=shared,
+                    shared=shared,
+                )
+                log.save_extent(txn, self.meta, self.extent)
+                self.checkpoint = self.save_digests(txn)
+        except (lmdb.Error, OSError) as error:
+            raise self.write_failure(error) from None
+        self.digests.saved()
+
     def reap_readers(self) -> None:
         """Give up the snapshots of processes that were killed: they would pin old pages."""
         self.env.reader_check()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.node import open_store
 from tests.unit.storage.shared import assert_sound, committed
 from tests.unit.storage.stores import MOUNT, write
+from undercroft.errors import Corrupt
 from undercroft.replication import scrub as module
 from undercroft.replication import state as states
 from undercroft.replication.scrub import Scrub
@@ -147,6 +148,14 @@ def test_a_correction_lasts_over_a_restart(tmp_path: Path) -> None:
     again = open_store(tmp_path)
     assert_sound(again)
     again.close()
+
+
+@pytest.mark.parametrize("key", [b"t", b"\xff" * 40, b"z" + HEAD])
+def test_what_is_no_sequence_of_shared_entries_is_beyond_healing(store: Store, key: bytes) -> None:
+    with store.env.begin(write=True, db=store.data) as txn:
+        txn.put(key, b"noise of a lost page")
+    with pytest.raises(Corrupt, match="out of order"):
+        through(store)
 
 
 def test_when_the_digests_are_read_anew_the_pass_is_given_up(

@@ -143,7 +143,7 @@ def _primary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any
 
 def _secondary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, Any]:
     _, shared = call.view.positions()
-    upstream = role.upstream
+    upstream, checks = role.upstream, read_checks(call.view)
     connected = status.connection_state == READY
     behind = max(0, status.primary_position.seq - shared.seq)
     fields: dict[str, Any] = {
@@ -166,6 +166,8 @@ def _secondary(call: Call, role: Role, status: ReplicationStatus) -> dict[str, A
         if status.last_divergence_ms
         else None,
         "divergences": status.divergences,
+        "store_replacements": checks.replacements,
+        "last_store_replacement": rfc3339(checks.replaced_ms) if checks.replaced_ms else None,
         "bytes_received": status.bytes,
         "records_received": status.records,
     }
