@@ -1,6 +1,7 @@
 """A compromised primary writes what it likes into what it replicates (R-33)."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -83,13 +84,12 @@ def shown(client: Client) -> dict[str, Any]:
 
 def ports(server: Undercroft) -> set[int]:
     """What the processes of a server listen on."""
-    pids = [server.process.pid, *server.children().values()]
-    inodes = {
-        found[1]
-        for pid in pids
-        for opened in Path(f"/proc/{pid}/fd").iterdir()
-        if (found := re.match(r"socket:\[(\d+)\]", os.readlink(opened)))
-    }
+    inodes = set()
+    for pid in [server.process.pid, *server.children().values()]:
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a connection may be closed meanwhile
+                if found := re.match(r"socket:\[(\d+)\]", os.readlink(opened)):
+                    inodes.add(found[1])
     listening = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
