@@ -102,7 +102,7 @@ def compare(tls: bool, audit: bool, args: argparse.Namespace) -> list[str]:
 
 def _row(work: Work, tls: bool, audit: bool, figures: dict[str, list[Figure]]) -> str:
     def median(name: str, attribute: str) -> float:
-        return statistics.median(getattr(f, attribute) for f in figures[name])
+        return float(statistics.median(getattr(f, attribute) for f in figures[name]))
 
     theirs, ours = median("openbao", "per_second"), median("undercroft", "per_second")
     their_tail, our_tail = median("openbao", "p99_ms"), median("undercroft", "p99_ms")

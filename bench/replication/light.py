@@ -116,6 +116,9 @@ class LightHost:
     def api_addr(self) -> str:
         return ""
 
+    def local_mounts(self) -> tuple[str, ...]:
+        return ()
+
     def is_partial(self) -> bool:
         return False
 

@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import lmdb
 import msgspec
@@ -27,10 +27,10 @@ from undercroft.replication.lineage import Lineage
 from undercroft.replication.link import SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.secondary import SILENT, SecondarySession
-from undercroft.replication.replacing import BEING_COPIED, Replacement
+from undercroft.replication.replacing import BEING_COPIED, Replacement, Replacing
 from undercroft.replication.role import Credentials, Upstream
 from undercroft.replication.scrub import Scrub
-from undercroft.replication.serving import Node
+from undercroft.replication.serving import Node as BothSidesNode
 from undercroft.replication.sinks import CopySink, LiveSink
 from undercroft.replication.status import CONNECTING, IDLE, READY, TRANSIENT_FAILURE, PeerStatus
 from undercroft.storage.environment import read_failure
@@ -74,6 +74,12 @@ async def dial(
         transport.abort()
         raise ConnectionRefusedError("it is no cluster port")
     return link
+
+
+class Node(BothSidesNode, Protocol):
+    """What this side needs of the process."""
+
+    replacing: Replacing
 
 
 class Following:

@@ -29,7 +29,6 @@ from undercroft.replication.link import ServingLink, SessionLink
 from undercroft.replication.protocol import frames
 from undercroft.replication.protocol.ports import Clock, Passes
 from undercroft.replication.protocol.primary import PrimarySession
-from undercroft.replication.replacing import Replacing
 from undercroft.replication.role import PRIMARY, Role
 from undercroft.replication.sinks import LiveSink
 from undercroft.replication.status import PeerStatus
@@ -61,7 +60,6 @@ class Node(Protocol):
     services: Services
     link: ChangeLink
     clock: Clock
-    replacing: Replacing
 
     @property
     def role(self) -> Role: ...
