@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
+import lmdb
 import msgspec
 
 from undercroft.barrier.aead import NotOpened
@@ -39,6 +40,7 @@ from undercroft.replication.role import (
 from undercroft.replication.sinks import CopySink
 from undercroft.request.mounts import bootstrap_local
 from undercroft.request.tokens import make_salt
+from undercroft.storage.digest import DigestTree
 from undercroft.storage.keys import LOCAL, OWN, SHARED, SYSTEM
 from undercroft.storage.record import Head, parse_head
 from undercroft.storage.store import Store
@@ -136,10 +138,7 @@ def finish_replacement(
             raise Unavailable("the role has changed")
         last, _ = view.positions()
         _take_over(live, view, copy.store)
-        if is_blind:
-            log.warn("nothing tells whether the damaged store still had all that is not shared")
-        else:
-            _require_all(live, view, copy.store)
+        _require_all(None if is_blind else _digests(live, view), copy.store)
         received = copy.keyring(live.keyring)
         keyring = live.keyring.adopted(received.terms, received.alternates)
         stored = _stored_keyring(view, keyring)
@@ -208,11 +207,21 @@ def _not_shared(store: Store, view: Snapshot) -> Iterator[tuple[Head, bytes]]:
         before = stored
 
 
-def _require_all(live: Store, view: Snapshot, copied: Store) -> None:
+def _digests(live: Store, view: Snapshot) -> DigestTree | None:
+    """As they have been kept; None: they are damaged as well."""
+    try:
+        _, tree, is_rebuilt = live.digests_of(view.txn)
+    except (Corrupt, lmdb.Error):
+        return None
+    return None if is_rebuilt else tree
+
+
+def _require_all(believed: DigestTree | None, copied: Store) -> None:
     """A page that reads as if it were empty breaks no order, but the digests have known it.
 
     What they do not cover, `OWN`, is little, and without it this process would not run.
     """
-    _, believed, is_rebuilt = live.digests_of(view.txn)
-    if is_rebuilt or believed.heads(LOCAL) != copied.digests.heads(LOCAL):
+    if believed is None:
+        log.warn("nothing tells whether the damaged store still had all that is not shared")
+    elif believed.heads(LOCAL) != copied.digests.heads(LOCAL):
         raise Corrupt("entries that are not shared are damaged or gone")

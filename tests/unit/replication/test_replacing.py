@@ -275,12 +275,16 @@ def test_a_store_that_has_lost_what_was_ours_alone_is_not_left_behind(
         finish_replacement(live, staged, REPLACEMENT, 77, unsettled=False)
 
 
+@pytest.mark.parametrize("is_blind", [True, False])
 def test_where_digests_cannot_be_read_what_is_ours_is_taken_over_with_a_warning(
-    live: Store, staged: CopySink, caplog: pytest.LogCaptureFixture
+    live: Store, staged: CopySink, caplog: pytest.LogCaptureFixture, *, is_blind: bool
 ) -> None:
     write_beside(live, LOCAL, {"here": b"1", "there": b"2"})
     lose(live, LOCAL + MOUNT + b"here")
-    finish_replacement(live, staged, REPLACEMENT, 77, unsettled=False, is_blind=True)
+    if not is_blind:
+        with live.env.begin(write=True) as txn:
+            assert txn.delete(live.position.seq.to_bytes(8, "big"), db=live.wal)
+    finish_replacement(live, staged, REPLACEMENT, 77, unsettled=False, is_blind=is_blind)
     assert "nothing tells whether the damaged store" in caplog.text
 
 
