@@ -72,6 +72,12 @@ def flip_tags(txn: lmdb.Transaction) -> None:
         txn.put(key, raw[:-1] + bytes((raw[-1] ^ 1,)))
 
 
+def flip_two_tags(txn: lmdb.Transaction) -> None:
+    """In the sum of a mount's leaves that cancels."""
+    for key, raw in [item for item in entries(txn).items() if b"n1" in item[0]][:2]:
+        txn.put(key, raw[:-1] + bytes((raw[-1] ^ 1,)))
+
+
 def cut_short(txn: lmdb.Transaction) -> None:
     for number, (key, raw) in enumerate(entries(txn).items()):
         txn.put(key, raw[: number % 20])
@@ -94,7 +100,9 @@ def swap(txn: lmdb.Transaction) -> None:
         txn.put(key, raw)
 
 
-@pytest.mark.parametrize("change", [flip_values, flip_tags, cut_short, drop, add, swap])
+@pytest.mark.parametrize(
+    "change", [flip_values, flip_tags, flip_two_tags, cut_short, drop, add, swap]
+)
 def test_what_the_disk_lost_is_had_from_the_primary_again(
     pair: Pair, change: Callable[[lmdb.Transaction], None]
 ) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from tests.unit.node import NOW_MS, committed, open_store
-from undercroft.config.settings import Settings, Storage
+from undercroft.barrier.seal import SealManager
+from undercroft.config.settings import Seal, Settings, Storage
 from undercroft.engines import registry
 from undercroft.engines.base import Services
 from undercroft.errors import ReadOnly
@@ -123,6 +124,17 @@ class Node:
     def settle(self) -> None:
         while self.slice():
             pass
+
+
+def seal_manager() -> SealManager:
+    """One that nobody talks to, for a writer that needs one."""
+    return SealManager(
+        Seal(),
+        on_keyring=lambda _: None,
+        on_sealed=lambda: None,
+        on_progress=lambda: None,
+        bootstrap=lambda *_: "",
+    )
 
 
 def services() -> Services:

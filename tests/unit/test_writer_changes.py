@@ -8,9 +8,7 @@ from typing import cast
 
 import pytest
 
-from tests.unit.pipeline_world import Node
-from undercroft.barrier.seal import SealManager
-from undercroft.config.settings import Seal
+from tests.unit.pipeline_world import Node, seal_manager
 from undercroft.errors import Unavailable
 from undercroft.node.frames import (
     Answer,
@@ -165,13 +163,7 @@ def test_while_somebody_copies_what_is_committed_nothing_else_is(node: Node) -> 
 @pytest.mark.parametrize("end", ["resume", "death", "refusal"])
 def test_a_pause_ends_with_who_asked_for_it(node: Node, end: str, tmp_path: Path) -> None:
     become(node, Role(SECONDARY, upstream=UPSTREAM))
-    node.services.seal = SealManager(
-        Seal(),
-        on_keyring=lambda _: None,
-        on_sealed=lambda: None,
-        on_progress=lambda: None,
-        bootstrap=lambda *_: "",
-    )
+    node.services.seal = seal_manager()
     replicator, worker = Link(), Link()
     with writing(node) as (writer, ask):
         ask(replicator, Pause())

@@ -50,7 +50,7 @@ from undercroft.node.frames import (
     failure_of,
 )
 from undercroft.node.switch import check_staged
-from undercroft.observe.logs import get_logger
+from undercroft.observe.logs import Rarely, get_logger
 from undercroft.replication.changes import ApplyRecords, StoreEntries
 from undercroft.replication.membership import mark_start, refusal
 from undercroft.replication.role import PRIMARY, ROLE_KEY, Role, read_role
@@ -187,6 +187,7 @@ class Writer:
         self._elsewhere: dict[int, tuple[WorkerLink, int, Admitted]] = {}  # at the primary
         self._elsewhere_id = 0
         self.role = Role()
+        self._may_report = Rarely()
 
     # frames
 
@@ -500,21 +501,40 @@ class Writer:
         """Now and then: reap the expired, do queued work; at once again while there is more."""
         if self._left_to is not None:
             return
-        delay = _TICK_SECONDS
         self._measure_store()
-        idle = self.services.state.sealed or self._paused_by is not None
-        try:
-            if not idle and self._background():
-                delay = 0.0
-        except UndercroftError as error:
-            log.error("background work failed", error=error.message)
-        self._loop.call_later(delay, self.tick)
+        more = False
+        if not self.services.state.sealed and self._paused_by is None:
+            for kind in (self._reap_expired, self._do_queued, self._maintain_seal):
+                try:
+                    more = kind() or more
+                except Exception as error:  # what one of them meets keeps no other from its work
+                    if self._may_report((type(error), str(error))):
+                        log.exception("background work failed", error)
+        self._loop.call_later(0.0 if more else _TICK_SECONDS, self.tick)
 
-    def _background(self) -> bool:
-        now_ms = self._clock_ms()
-        due = self.store.due(now_ms, _REAP_MAX)
-        if due:
+    def _reap_expired(self) -> bool:
+        """Whether there may be more."""
+        due = self.store.due(self._clock_ms(), _REAP_MAX)
+        if self.store.refuse_shared is not None:  # what is shared, the primary reaps
+            due = [key for key in due if key[:1] != SHARED]
+        return self._reap_readable(due) == _REAP_MAX
+
+    def _reap_readable(self, due: list[bytes]) -> int:
+        """How many could be reaped: a damaged one stays, and the others go without it."""
+        if not due:
+            return 0
+        try:
             self.commit_internal(lambda tx, now: self._reap(tx, due, now))
+        except Corrupt:
+            if len(due) == 1:
+                return 0
+            half = len(due) // 2
+            return self._reap_readable(due[:half]) + self._reap_readable(due[half:])
+        self.services.metrics.count("undercroft.expire.reaped", by=len(due))
+        return len(due)
+
+    def _do_queued(self) -> bool:
+        """One slice of work that requests have left; whether there may be more."""
         more = False
 
         def slice_of_work(tx: Transaction, now: int) -> None:
@@ -525,18 +545,18 @@ class Writer:
             waiting = has_work(view, self.services)
         if waiting:
             self.commit_internal(slice_of_work)
-        seal = self.services.seal
+        return more
+
+    def _maintain_seal(self) -> bool:
+        seal, may_rotate = self.services.seal, self.store.refuse_shared is None
         assert seal is not None
         with self.store.snapshot() as view:
-            rotation = seal.maintain(view, now_ms, may_rotate=self.store.refuse_shared is None)
+            rotation = seal.maintain(view, self._clock_ms(), may_rotate=may_rotate)
         if rotation is not None:
             self.commit_internal(rotation)
-        return len(due) == _REAP_MAX or more
+        return False
 
     def _reap(self, tx: Transaction, due: list[bytes], now_ms: int) -> None:
-        self.services.metrics.count("undercroft.expire.reaped", by=len(due))
-        if not tx.shared_writable:  # what is shared, the primary reaps
-            due = [key for key in due if key[:1] != SHARED]
         tokens = [key for key in due if key[1:HEAD_BYTES] == TOKENS]
         self.services.tokens.reap(tx, tokens, now_ms)
         for key in due:

@@ -41,6 +41,8 @@ LINE_BYTES_MAX: Final = 4096  # PIPE_BUF: what Linux writes to a pipe in one pie
 _FIELDS_BYTES_MAX: Final = 3_400  # leaves room for time, level, name and the fields' names
 _MESSAGE_CHARS_MAX: Final = 400
 _FRAMES_MAX: Final = 12
+_RARELY_SECONDS: Final = 60
+_SUBJECTS_MAX: Final = 100
 _TREE: Final = "undercroft"
 _NAMES: Final = {number: name for name, number in LEVELS.items()}
 
@@ -80,6 +82,27 @@ class Log:
     def _emit(self, level: int, message: str, fields: Mapping[str, Field]) -> None:
         if self._logger.isEnabledFor(level):
             self._logger.log(level, message, extra={"fields": fields})
+
+
+class Rarely:
+    """Whether it is time for a line about a subject: the first time, then once a minute.
+
+    For what goes on until somebody sees to it, or happens as often as a client likes.
+    """
+
+    def __init__(self) -> None:
+        self._when: dict[object, float] = {}
+
+    def __call__(self, subject: object) -> bool:
+        now = time.monotonic()
+        if now - self._when.get(subject, -math.inf) < _RARELY_SECONDS:
+            return False
+        if len(self._when) >= _SUBJECTS_MAX:
+            self._when = {s: at for s, at in self._when.items() if now - at < _RARELY_SECONDS}
+            if len(self._when) >= _SUBJECTS_MAX:
+                return False
+        self._when[subject] = now
+        return True
 
 
 def get_logger(name: str) -> Log:

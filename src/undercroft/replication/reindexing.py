@@ -65,10 +65,8 @@ class Walk:
 
 def corrections(believed: DigestTree, found: DigestTree) -> list[Correction]:
     """A key of each bucket that is off, and what by. May take a second: not for an event loop."""
-    if believed.same_as(found):
-        return []
     corrected: list[Correction] = []
-    for head in sorted(believed.known_heads() | found.known_heads()):
+    for head in believed.differing(found):
         corrected += off_by(head, partial(found.buckets, head), partial(believed.buckets, head))
     return corrected
 

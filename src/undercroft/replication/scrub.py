@@ -99,10 +99,7 @@ class Scrub:
         return self.suspects.setdefault(head, Suspects())
 
     def _compare(self) -> None:
-        believed, found = self._state.heads(), self._tree.heads(SHARED)
-        for head in sorted(believed.keys() | found.keys()):
-            if believed.get(head) == found.get(head):
-                continue
+        for head in self._state.differing(self._tree):
             ours, theirs = partial(self._tree.buckets, head), partial(self._state.buckets, head)
             for key, off in off_by(head, ours, theirs):
                 self.corrections.append((key, off))

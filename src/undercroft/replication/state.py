@@ -179,6 +179,11 @@ class StoreState:
         self.digest()
         return self._tree.heads(SHARED)
 
+    def differing(self, tree: DigestTree) -> list[bytes]:
+        """The mounts of which some bucket is not as in that tree."""
+        self.digest()
+        return self._tree.differing(tree, SHARED)
+
     def root(self) -> bytes:
         """Of what the tree has: during a bulk of records it is older than `position`."""
         return self._tree.root(SHARED)

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from undercroft.errors import Corrupt
-from undercroft.storage.keys import HEAD_BYTES, OWN
+from undercroft.storage.keys import HEAD_BYTES, LOCAL, OWN, SHARED
 from undercroft.storage.turns import in_turns
 
 NODES: Final = 256
@@ -139,6 +139,12 @@ class MountDigest:
         )
         return {n: value for n, leaf in enumerate(leaves) if (value := int.from_bytes(leaf, "big"))}
 
+    def same_as(self, other: "MountDigest") -> bool:
+        """Bucket by bucket: the same damage to two entries cancels in `total`."""
+        if self._array is None or other._array is None:
+            return self.content() == other.content()
+        return self._array == other._array
+
     def nodes(self) -> bytes:
         """The 256 nodes, 16 bytes each."""
         return b"".join(_xor(self.buckets(n)).to_bytes(LEAF_BYTES, "big") for n in range(NODES))
@@ -215,17 +221,18 @@ class DigestTree:
         found = self._mounts.get(head)
         return found.buckets(node) if found else _EMPTY_NODE
 
-    def known_heads(self) -> set[bytes]:
-        """Of every mount that may hold anything, even where the digests of its buckets cancel."""
-        return set(self._mounts)
+    def differing(self, other: "DigestTree", keyspaces: bytes = SHARED + LOCAL) -> list[bytes]:
+        """The mounts of which some bucket differs, as `heads` names them."""
+        none = MountDigest()
+        return [
+            head
+            for head in sorted(self._mounts.keys() | other._mounts.keys())
+            if head[:1] in keyspaces
+            and not self._mounts.get(head, none).same_as(other._mounts.get(head, none))
+        ]
 
     def same_as(self, other: "DigestTree") -> bool:
-        """Bucket by bucket."""
-        none = MountDigest()
-        return all(
-            self._mounts.get(head, none).content() == other._mounts.get(head, none).content()
-            for head in self._mounts.keys() | other._mounts.keys()
-        )
+        return not self.differing(other)
 
     # persistence
 

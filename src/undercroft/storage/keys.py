@@ -25,6 +25,8 @@ QUEUE = bytes(15) + b"\x04"  # work that outlives a request: purges, cascades of
 AUDIT = bytes(15) + b"\x05"  # the salts of the audit devices
 QUARANTINE = bytes(15) + b"\x06"  # writes that a failover set aside
 
+_NAMED_BY_ACCESSORS = (TOKENS, CUBBYHOLE, QUEUE)
+
 NAME_BYTES_MAX = 32 * 1024
 _SHORT_MAX = 480
 _LONG_PREFIX = 448
@@ -57,7 +59,8 @@ def seek_key(prefix: bytes) -> bytes:
 
 
 def entry_name(full: bytes) -> str:
-    """For logs and reports: printable whatever the name holds, and never long."""
+    """For logs and reports: printable whatever the name holds, never long, no whole accessor."""
     keyspace, mount, name = full[:1], full[1:HEAD_BYTES].ljust(16, b"\0"), full[HEAD_BYTES:]
-    text = ascii(name[:80].decode(errors="replace")) + ("..." if len(name) > 80 else "")
+    shown = 11 if mount in _NAMED_BY_ACCESSORS else 80
+    text = ascii(name[:shown].decode(errors="replace")) + ("..." if len(name) > shown else "")
     return f"{text} of mount {UUID(bytes=mount)}, keyspace {keyspace.decode('latin-1')!a}"

@@ -14,6 +14,7 @@ import msgspec
 
 from undercroft.barrier.keyring import Keyring
 from undercroft.errors import Corrupt, InvalidRequest, ReadOnly, Sealed
+from undercroft.observe.logs import Rarely, get_logger
 from undercroft.storage.digest import bucket_of
 from undercroft.storage.environment import read_failure
 from undercroft.storage.keys import (
@@ -36,6 +37,16 @@ Database: TypeAlias = "lmdb._Database"
 _CACHE_BYTES_MAX: Final = 64 << 20  # as stored; decoded they are a few times that
 _CACHE_ENTRY_BYTES_MAX: Final = 64 << 10
 _CACHE_ENTRY_COST: Final = 512
+
+
+log = get_logger("storage")
+_may_report: Final = Rarely()
+
+
+def _report(key: bytes, error: Corrupt) -> None:
+    """Which entry it is, for the log; no client is told."""
+    if _may_report(key):
+        log.error("an entry cannot be read", entry=entry_name(key), reason=error.message)
 
 
 class Decoded:
@@ -115,7 +126,10 @@ class Snapshot:
         try:
             return self._txn.get(stored_key(key))
         except lmdb.Error as error:
-            raise read_failure(error) from None
+            failure = read_failure(error)
+            if isinstance(failure, Corrupt):
+                _report(key, failure)
+            raise failure from None
 
     def get(self, key: bytes) -> bytes | None:
         """The entry's value, or None. Raises Corrupt, Sealed."""
@@ -126,7 +140,7 @@ class Snapshot:
         try:
             return open_record(self._keyring, key, raw)
         except Corrupt as error:
-            error.add_note(f"the entry is {entry_name(key)}")  # for the log, not for the client
+            _report(key, error)
             raise
 
     def exists(self, key: bytes) -> bool:

@@ -107,6 +107,16 @@ def test_an_entry_that_does_not_open_is_suspect(store: Store, name: str, at: int
     assert suspects.buckets
 
 
+def test_two_entries_with_the_same_damage_do_not_cancel_each_other(store: Store) -> None:
+    for name in ("n7", "n8"):
+        raw = bytearray(raw_of(store, name))
+        raw[-1] ^= 8
+        tamper(store, name, bytes(raw))
+    scrub = through(store)
+    assert len(scrub.corrections) == 2
+    assert {bucket_of(key) for key, _ in scrub.corrections} == scrub.suspects[HEAD].buckets
+
+
 def test_where_an_entry_is_missing_or_too_much_its_bucket_is_suspect(store: Store) -> None:
     tamper(store, "n3", None)
     tamper(store, "alien", raw_of(store, "n4"))
