@@ -14,6 +14,13 @@ def made(pair: Pair, name: str, body: dict[str, Any], **more: Any) -> None:
     pair.remember(name, theirs, ours)
 
 
+@pytest.fixture
+def maker(pair: Pair) -> None:
+    """A policy whose tokens may make others of any kind."""
+    policy = {"policy": 'path "auth/token/*" { capabilities = ["create", "update", "sudo"] }'}
+    pair.same("PUT", "sys/policies/acl/maker", policy, status=204)
+
+
 def accessors(pair: Pair, name: str) -> tuple[dict[str, str], dict[str, str]]:
     theirs, ours = pair.both("GET", "auth/token/lookup-self", token=name)
     return (
@@ -67,9 +74,8 @@ def test_an_orphan_is_created_at_its_own_path(pair: Pair) -> None:
     pair.same("POST", "auth/token/create-orphan", {"ttl": "1h"}, status=200)
 
 
+@pytest.mark.usefixtures("maker")
 def test_a_child_cannot_have_more_than_its_parent(pair: Pair) -> None:
-    policy = {"policy": 'path "auth/token/*" { capabilities = ["create", "update", "sudo"] }'}
-    pair.same("PUT", "sys/policies/acl/maker", policy, status=204)
     made(pair, "maker", {"policies": ["maker"]})
     pair.same("POST", "auth/token/create", {"policies": ["maker"]}, token="maker", status=200)
     pair.same("POST", "auth/token/create", {}, token="maker", status=200)
@@ -89,11 +95,11 @@ def test_without_sudo_policies_stay_within_the_parents(pair: Pair) -> None:
 
 def test_threat_acl_09_a_parent_without_default_gets_no_default_child(pair: Pair) -> None:
     text = 'path "auth/token/create" { capabilities = ["create", "update"] }'
-    pair.same("POST", "sys/policies/acl/maker", {"policy": text})
-    made(pair, "bare", {"policies": ["maker"], "no_default_policy": True})
+    pair.same("POST", "sys/policies/acl/bare", {"policy": text})
+    made(pair, "bare", {"policies": ["bare"], "no_default_policy": True})
     child = pair.same("POST", "auth/token/create", {}, token="bare", status=200)
-    assert child.body["auth"]["policies"] == ["maker"]
-    more = {"policies": ["maker", "default"]}
+    assert child.body["auth"]["policies"] == ["bare"]
+    more = {"policies": ["bare", "default"]}
     pair.same("POST", "auth/token/create", more, token="bare", status=400, errors=False)
 
 
@@ -130,6 +136,7 @@ def test_renewal_extends_within_the_bounds(pair: Pair) -> None:
     pair.same("POST", "auth/token/renew-self", {}, status=400, errors=False)
 
 
+@pytest.mark.usefixtures("maker")
 def test_revocation_takes_the_children_too(pair: Pair) -> None:
     made(pair, "parent", {"policies": ["maker"]})
     made(pair, "child", {"policies": ["default"]}, token="parent")
@@ -141,6 +148,7 @@ def test_revocation_takes_the_children_too(pair: Pair) -> None:
     pair.same("POST", "auth/token/revoke", {"token": "s.unknown"}, errors=False)
 
 
+@pytest.mark.usefixtures("maker")
 def test_revoking_an_orphan_leaves_its_children(pair: Pair) -> None:
     made(pair, "lone", {"policies": ["maker"]})
     made(pair, "kept", {"policies": ["default"]}, token="lone")

@@ -37,6 +37,7 @@ def test_a_mount_made_at_the_secondary_is_the_primarys(pair: Pair) -> None:
 
 def test_a_local_mount_hides_a_shared_one_of_its_path_and_status_says_so(pair: Pair) -> None:
     """Where the primary could not know of it."""
+    before = len(status(pair.secondary)["shadowed_mounts"])
     with stopped(replicator_of(pair.secondary_server)):
         made = pair.secondary.request("POST", "sys/mounts/clash", {"type": "kv", "local": True})
         assert made.status == 204
@@ -46,13 +47,13 @@ def test_a_local_mount_hides_a_shared_one_of_its_path_and_status_says_so(pair: P
     until(pair.caught_up)
     assert pair.secondary.request("GET", "clash/a").body["data"] == {"v": "local"}
     shown = status(pair.secondary)
-    assert shown["shadowed_mounts"] == ["clash/"]
+    assert "clash/" in shown["shadowed_mounts"]
     assert "clash/" in shown["state_reason"]
-    until(lambda: shadowed(pair.secondary) == 1)
+    until(lambda: shadowed(pair.secondary) == before + 1)
     assert shadowed(pair.primary) == 0
     assert pair.secondary.request("DELETE", "sys/mounts/clash").status == 204
     until(lambda: pair.secondary.request("GET", "clash/a").body.get("data") == {"v": "shared"})
-    until(lambda: shadowed(pair.secondary) == 0)
+    until(lambda: shadowed(pair.secondary) == before)
 
 
 @pytest.mark.parametrize("path", ["taken", "taken/below", "auth/taken"])
