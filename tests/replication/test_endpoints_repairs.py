@@ -54,6 +54,7 @@ def test_repairs_are_not_read(primary: Client, path: str) -> None:
 def test_reindex_answers_with_warnings_and_leaves_everything_as_it_is(
     pair: Pair, path: str, method: str
 ) -> None:
+    settle(pair.secondary, pair.primary)
     for client in (pair.primary, pair.secondary):
         before = status(client)
         answer = client.request(method, f"{AT}/{path}")
